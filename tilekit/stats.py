@@ -93,46 +93,53 @@ class ChannelStats:
 
 def channel_stats(pixels: Array, nodata: float | None = None) -> ChannelStats:
     """Statistics of the pixels of one channel (any shape)."""
-    if pixels.dtype == np.uint8:
-        return _byte_stats(pixels, nodata)
-    flat = pixels.ravel()
+    flat = np.ascontiguousarray(pixels).ravel()
+    if flat.dtype.kind in "iu" and flat.dtype.itemsize <= 2:
+        return _small_integer_stats(flat, nodata)
     if flat.dtype.kind == "f":
         flat = flat[np.isfinite(flat)]
     if nodata is not None and nodata == nodata:
         flat = flat[flat != nodata]
     if not flat.size:
         return ChannelStats()
-    keys, counts = np.unique(_bin_keys(flat), return_counts=True)
-    if flat.dtype.kind in "iu" and flat.dtype.itemsize <= 2:
-        exact = flat.astype(np.int64)
-        total, squares = Fraction(int(exact.sum())), Fraction(int(np.dot(exact, exact)))
-    else:
-        wide = flat.astype(np.float64)
-        total, squares = Fraction(float(wide.sum())), Fraction(float(np.dot(wide, wide)))
-    bins = dict(zip(keys.tolist(), counts.tolist(), strict=True))
+    counts = _count(_bin_keys(flat) + (1 << 15), 1 << 16)
+    keys = np.flatnonzero(counts)
+    bins = dict(zip((keys - (1 << 15)).tolist(), counts[keys].tolist(), strict=True))
+    wide = flat.astype(np.float64)
+    total, squares = Fraction(float(wide.sum())), Fraction(float(np.dot(wide, wide)))
     return ChannelStats(flat.size, total, squares, float(flat.min()), float(flat.max()), bins)
 
 
-def _byte_stats(pixels: Array, nodata: float | None) -> ChannelStats:
-    """Counts of 8-bit pixels, two at a time (half the work of one at a time)."""
-    flat = np.ascontiguousarray(pixels).ravel()
-    pairs = np.zeros(1 << 16, np.int64)
-    step = 1 << 20
-    for i in range(0, flat.size - flat.size % 2, step):
-        pairs += np.bincount(flat[i : min(i + step, flat.size - flat.size % 2)].view(np.uint16), minlength=1 << 16)
-    square = pairs.reshape(256, 256)
-    counts = square.sum(0) + square.sum(1)
-    if flat.size % 2:
-        counts[flat[-1]] += 1
-    if nodata is not None and 0 <= nodata <= 255 and nodata == int(nodata):
-        counts[int(nodata)] = 0
-    values = np.flatnonzero(counts)
-    if not values.size:
+def _small_integer_stats(flat: Array, nodata: float | None) -> ChannelStats:
+    """Counts of every value of 8 or 16 bits, and from them all the rest, exactly."""
+    if flat.dtype.itemsize == 1:  # two pixels at a time is half the work of one at a time
+        even = flat.size - flat.size % 2
+        square = _count(flat[:even].view(np.uint16), 1 << 16).reshape(256, 256)
+        counts = square.sum(0) + square.sum(1) + _count(flat[even:].view(np.uint8), 256)
+    else:
+        counts = _count(flat.view(np.uint16), 1 << 16)
+    values = np.arange(counts.size, dtype=f"u{flat.dtype.itemsize}").view(flat.dtype).astype(np.int64)
+    if nodata is not None:
+        counts[values == nodata] = 0
+    present = np.flatnonzero(counts)
+    if not present.size:
         return ChannelStats()
-    n = counts[values]
-    total, squares = int((values * n).sum()), int((values * values * n).sum())
-    bins = dict(zip(_bin_keys(values.astype(np.uint8)).tolist(), n.tolist(), strict=True))
-    return ChannelStats(int(n.sum()), Fraction(total), Fraction(squares), float(values[0]), float(values[-1]), bins)
+    values, counts = values[present], counts[present]
+    bins: dict[int, int] = {}
+    for key, n in zip(_bin_keys(values).tolist(), counts.tolist(), strict=True):
+        bins[key] = bins.get(key, 0) + n
+    pairs = list(zip(values.tolist(), counts.tolist(), strict=True))
+    total, squares = sum(v * n for v, n in pairs), sum(v * v * n for v, n in pairs)
+    low, high = float(values.min()), float(values.max())
+    return ChannelStats(int(counts.sum()), Fraction(total), Fraction(squares), low, high, bins)
+
+
+def _count(values: Array, n: int) -> NDArray[np.int64]:
+    """How often each of 0..n-1 occurs, in pieces that stay in the cache (bincount widens its input to 8 bytes)."""
+    counts = np.zeros(n, np.int64)
+    for i in range(0, values.size, 1 << 18):
+        counts += np.bincount(values[i : i + (1 << 18)], minlength=n)
+    return counts
 
 
 def _bin_keys(values: Array) -> NDArray[np.int32]:

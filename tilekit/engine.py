@@ -1,0 +1,102 @@
+"""One engine for every stage: run what the ledger lacks, fold receipts as they arrive, report what failed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tilekit.errors import RunError
+from tilekit.ledger import Fold, Ledger, Summary
+from tilekit.run import Runner, Task
+
+FLUSH_SECONDS = 2.0
+MAX_FAILURES = 20
+"""Blocks that may fail for good before a stage gives up trying the others."""
+Progress = Callable[[str, int, int], None]
+"""Called with the stage's name, blocks done, blocks in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a task reports back."""
+
+    shards: list[Any]
+    """Records of the shards it wrote."""
+    summary: Summary
+    """Numbers that add."""
+    redone: bool
+    """True where the block had begun before, in this run or an earlier one, without being recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A step of a run over the blocks of one output."""
+
+    name: str
+    out: Path
+    task: Task
+    """(index, config) -> Receipt; writes whole shards of its block alone."""
+    config: Any
+    n_blocks: int
+    arguments: dict[str, Any]
+    """What decides the result; another run over the same output must repeat it."""
+    fold: Fold
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a stage went."""
+
+    stage: str
+    blocks: int
+    done_before: int
+    redone: int
+    seconds: float
+    summary: Summary
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Say nothing."""
+
+
+def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> Report:
+    """Run the blocks that the ledger lacks; raises RunError with the list of those that failed for good."""
+    started = time.perf_counter()
+    ledger = Ledger(stage.out, stage.name, stage.n_blocks, stage.fold)
+    ledger.begin(stage.arguments)
+    done_before = ledger.n_done
+    progress(stage.name, done_before, stage.n_blocks)
+    redone, failed, flushed = 0, {}, started
+    try:
+        for outcome in runner.run(stage.task, stage.config, ledger.missing()):
+            if outcome.error is not None:
+                failed[outcome.index] = outcome.error
+                if len(failed) >= MAX_FAILURES or isinstance(outcome.error, (TypeError, OSError)):
+                    break
+                continue
+            receipt = outcome.receipt
+            redone += receipt.redone
+            ledger.add(outcome.index, receipt.shards, receipt.summary)
+            if time.perf_counter() - flushed > FLUSH_SECONDS:
+                ledger.flush()
+                flushed = time.perf_counter()
+            progress(stage.name, ledger.n_done, stage.n_blocks)
+    finally:
+        ledger.flush()
+    if failed:
+        raise RunError(_failure(stage, ledger, failed))
+    return Report(stage.name, stage.n_blocks, done_before, redone, time.perf_counter() - started, ledger.summary)
+
+
+def _failure(stage: Stage, ledger: Ledger, failed: dict[int, BaseException]) -> str:
+    first = min(failed)
+    reason = str(failed[first]).strip().splitlines()
+    listed = ", ".join(map(str, sorted(failed)[:10])) + (", ..." if len(failed) > 10 else "")
+    return (
+        f"{stage.out}: {stage.name} lacks {stage.n_blocks - ledger.n_done} of {stage.n_blocks} blocks; failed: {listed}; "
+        f"block {first}: {type(failed[first]).__name__}: {reason[-1] if reason else 'no message'}; "
+        "mend the cause and run the same command again to continue"
+    )

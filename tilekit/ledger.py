@@ -1,0 +1,210 @@
+"""The ledger (law 5): which blocks of a stage are done, which shards they wrote, and the sum of their receipts.
+
+    OUT.zarr/.tilekit/lock                    held by the one run that writes
+    OUT.zarr/.tilekit/STAGE/arguments.json    what the stage was asked for; a run that asks for something else is refused
+    OUT.zarr/.tilekit/STAGE/ledger.jsonl      a line every few seconds: {"blocks": {index: shards}, "summary": {...}}
+    OUT.zarr/.tilekit/STAGE/started/INDEX     there while a block has begun and is not in the ledger
+
+A line is flushed to disk before it counts; a torn last line is dropped. Blocks since the last line are done again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tilekit.errors import InputError
+from tilekit.store import shard_is_sound
+
+FOLDER = ".tilekit"
+Summary = dict[str, Any]
+Fold = Callable[[Summary, Summary], Summary]
+
+
+@contextmanager
+def lock(out: Path) -> Iterator[None]:
+    """Hold an output for this process; the lock dies with it. Raises InputError where another run holds it."""
+    folder = out / FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / "lock").open("a")
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another output") from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{out}: another run is writing it; wait for it, or choose another output") from None
+        yield
+
+
+def is_locked(out: Path) -> bool:
+    """True while a run holds the output."""
+    path = out / FOLDER / "lock"
+    if not path.exists():
+        return False
+    with path.open() as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+class Ledger:
+    """The record of one stage of one output."""
+
+    def __init__(self, out: Path, stage: str, n_blocks: int, fold: Fold) -> None:
+        self.out = out
+        self.folder = out / FOLDER / stage
+        self.n_blocks = n_blocks
+        self.fold = fold
+        self.summary: Summary = {}
+        self._counted = bytearray(n_blocks)  # in the summary
+        self._done = bytearray(n_blocks)  # recorded, and every shard sound
+        self._pending: dict[int, Sequence[Any]] = {}
+        self._pending_summary: Summary = {}
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "ledger.jsonl"
+
+    def begin(self, arguments: Mapping[str, Any]) -> None:
+        """Start, or continue where the same arguments stopped; other arguments are refused with what differs."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        recorded = read_arguments(self.out, self.folder.name)
+        if recorded is None:
+            write_atomic(self.folder / "arguments.json", json.dumps(arguments, indent=1))
+            return
+        if differences := _differences(recorded, json.loads(json.dumps(arguments))):
+            raise InputError(
+                f"{self.out}: was begun with other arguments ({'; '.join(differences)}); "
+                "repeat those, or start over with --overwrite"
+            )
+        self._replay()
+
+    def _replay(self) -> None:
+        """Take up what was recorded; a block whose shards are not as recorded is to be done again."""
+        last: dict[int, int] = {}
+        for number, line in enumerate(_lines(self._log)):
+            fresh = [int(i) for i in line["blocks"]]
+            self.summary = self.fold(self.summary, line["summary"])
+            for i in fresh:
+                self._counted[i] = 1
+                last[i] = number
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for number, line in enumerate(_lines(self._log)):
+                blocks = [int(i) for i in line["blocks"] if last[int(i)] == number]
+                sound = pool.map(self._is_sound, (line["blocks"][str(i)] for i in blocks))
+                for i, good in zip(blocks, sound, strict=True):
+                    self._done[i] = good
+
+    def _is_sound(self, shards: Sequence[Sequence[Any]]) -> bool:
+        return all(shard_is_sound(self.out, s) for s in shards)
+
+    @property
+    def n_done(self) -> int:
+        return sum(self._done) + len(self._pending)
+
+    def missing(self) -> Iterator[int]:
+        """Blocks that are not done, in order."""
+        return (i for i in range(self.n_blocks) if not self._done[i])
+
+    def add(self, index: int, shards: Sequence[Any], summary: Summary) -> None:
+        """Take a block's receipt; it counts from the next flush on."""
+        if not self._counted[index]:
+            self._pending_summary = self.fold(self._pending_summary, summary)
+        self._counted[index] = 1
+        self._pending[index] = shards
+
+    def flush(self) -> None:
+        """Record what has been added, on disk before it counts."""
+        if not self._pending:
+            return
+        line = json.dumps({"blocks": self._pending, "summary": self._pending_summary}, separators=(",", ":"))
+        with self._log.open("a+b") as log:
+            if log.tell():
+                log.seek(-1, os.SEEK_END)
+                if log.read(1) != b"\n":  # a torn line before this one
+                    log.write(b"\n")
+            log.write(line.encode() + b"\n")
+            log.flush()
+            os.fsync(log.fileno())
+        self.summary = self.fold(self.summary, self._pending_summary)
+        for index in self._pending:
+            self._done[index] = 1
+            self.marker(self.folder, index).unlink(missing_ok=True)
+        self._pending, self._pending_summary = {}, {}
+
+    @staticmethod
+    def marker(folder: Path, index: int) -> Path:
+        """There from a block's start until it is recorded."""
+        return folder / "started" / str(index)
+
+
+def mark_started(folder: Path, index: int) -> bool:
+    """Note that a block begins; returns whether it had begun before and was not recorded."""
+    marker = Ledger.marker(folder, index)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    if marker.exists():
+        return True
+    marker.touch()
+    return False
+
+
+def read_arguments(out: Path, stage: str) -> dict[str, Any] | None:
+    """What a stage of an output was asked for, None where it never began."""
+    path = out / FOLDER / stage / "arguments.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else None
+
+
+def count_recorded(out: Path, stage: str) -> int:
+    """How many blocks of a stage are in its ledger."""
+    return len({i for line in _lines(out / FOLDER / stage / "ledger.jsonl") for i in line["blocks"]})
+
+
+def forget(out: Path, stage: str) -> None:
+    """Drop the record of a stage, so that it starts from nothing."""
+    shutil.rmtree(out / FOLDER / stage, ignore_errors=True)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """A file that appears whole or not at all."""
+    temporary = path.with_suffix(".partial")
+    with temporary.open("w") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Whole lines of a ledger; a torn one is passed over, its blocks are done again."""
+    if not path.is_file():
+        return
+    with path.open() as handle:
+        for text in handle:
+            try:
+                yield json.loads(text)
+            except json.JSONDecodeError:
+                continue
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """Where two JSON documents differ, as `name: before, now ...`."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(k for k in now if k not in before)]
+        return [d for k in keys for d in _differences(before.get(k), now.get(k), f"{name}.{k}" if name else k)]
+    return [] if before == now else [f"{name} was {_short(before)}, now {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:28]}...{text[-28:]}"

@@ -1,0 +1,59 @@
+"""What tilekit asks of a network: array in, class ids out, and the numbers that make tiling exact."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilekit.tiling import Halo, Pair
+
+VOID = 255
+"""The class id that says: no prediction here."""
+MAX_CLASSES = 254
+
+
+class Predictor(Protocol):
+    """Picklable (as path and digest); opens its network on the worker that first computes with it."""
+
+    @property
+    def halo(self) -> Halo: ...
+    @property
+    def stride(self) -> Pair:
+        """Total down-sampling (y, x)."""
+
+    @property
+    def in_channels(self) -> int: ...
+    @property
+    def n_classes(self) -> int: ...
+    @property
+    def class_names(self) -> list[str]: ...
+    @property
+    def exact(self) -> bool:
+        """True where tiles of it can equal one pass over the whole image."""
+
+    @property
+    def inexact_reason(self) -> str | None: ...
+    @property
+    def pixel_size(self) -> tuple[float, float] | None:
+        """Micrometres per pixel (y, x) that it was trained at, None where unknown."""
+
+    @property
+    def digest(self) -> str:
+        """Tells this network from every other."""
+
+    @property
+    def multiply_adds_per_pixel(self) -> float:
+        """Of an infinitely large core."""
+
+    def multiply_adds(self, y: int, x: int) -> float:
+        """Of one tile with a core of y by x pixels."""
+
+    def activation_bytes(self, y: int, x: int) -> int:
+        """Most bytes that are alive at once while a tile with a core of y by x pixels is computed."""
+
+    def predict(
+        self, x: NDArray[Any], probabilities: bool = False
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """Raw values (b, c, before + y + after, before + x + after) to class ids (b, y, x), and (b, k, y, x) if asked."""

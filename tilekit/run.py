@@ -1,0 +1,190 @@
+"""DOOR dask: the same tasks in a plain loop, on a cluster of this machine, or on one by address.
+
+A task is a picklable function of (index, config) that may run twice; blocks travel as numbers, receipts come back, and
+pixels pass between store and worker alone. A bounded number of tasks is in flight, so that nothing here grows with the image.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from tilekit.allocator import ALLOCATOR_ENV
+from tilekit.errors import InputError, RunError
+
+Task = Callable[[int, Any], Any]
+RETRIES = 2
+THREADS_PER_WORKER = 2
+"""One computes while the other reads or writes; computing itself is one at a time (jobs.predict)."""
+WORKER_ENV = {
+    **ALLOCATOR_ENV,
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "ZARR_THREADING__MAX_WORKERS": "1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one task."""
+
+    index: int
+    receipt: Any = None
+    error: BaseException | None = None
+    """Why it failed for good; None where it did not."""
+
+
+class Runner(Protocol):
+    """Runs tasks and hands back their outcomes as they arrive."""
+
+    n_workers: int
+
+    def run(self, task: Task, config: Any, indices: Iterable[int]) -> Iterator[Outcome]: ...
+
+
+class SerialRunner:
+    """The plain loop: the specification."""
+
+    n_workers = 1
+
+    def run(self, task: Task, config: Any, indices: Iterable[int]) -> Iterator[Outcome]:
+        for index in indices:
+            yield self._attempt(task, config, index)
+
+    def _attempt(self, task: Task, config: Any, index: int) -> Outcome:
+        for attempt in range(RETRIES + 1):
+            try:
+                return Outcome(index, task(index, config))
+            except Exception as error:  # every failure of a block is reported, none stops the others
+                if attempt == RETRIES or not is_worth_retrying(error):
+                    return Outcome(index, error=error)
+        raise AssertionError("unreachable")
+
+
+def is_worth_retrying(error: BaseException) -> bool:
+    """False for what a second try cannot mend."""
+    return not isinstance(error, (InputError, MemoryError, TypeError)) and getattr(error, "errno", None) not in (13, 28, 30)
+
+
+@dataclass
+class DaskRunner:
+    """Tasks on a Dask cluster, at most two rounds of them in flight."""
+
+    client: Any
+    n_workers: int
+    in_flight: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.in_flight = self.n_workers * (THREADS_PER_WORKER + 1)
+
+    def run(self, task: Task, config: Any, indices: Iterable[int]) -> Iterator[Outcome]:
+        from distributed import as_completed
+
+        waiting = iter(indices)
+        numbers: dict[str, int] = {}
+
+        def submit(index: int) -> Any:
+            future = self.client.submit(_attempt_on_worker, task, index, config, pure=False, retries=0)
+            numbers[future.key] = index
+            return future
+
+        arriving = as_completed([submit(i) for _, i in zip(range(self.in_flight), waiting, strict=False)])
+        for future in arriving:
+            index = numbers.pop(future.key)
+            error = future.exception() if future.status == "error" else None
+            outcome = Outcome(index, error=error) if error else future.result()
+            future.release()
+            for following in waiting:
+                arriving.add(submit(following))
+                break
+            yield outcome
+
+
+def _attempt_on_worker(task: Task, index: int, config: Any) -> Outcome:
+    return SerialRunner()._attempt(task, config, index)
+
+
+@contextmanager
+def open_runner(workers: int = 0, scheduler: str | None = None, tls: dict[str, str] | None = None) -> Iterator[Runner]:
+    """A runner: serial in this process (0 workers), a cluster of worker processes here, or one by address.
+
+    `tls` has the paths `ca`, `cert` and `key` for a scheduler whose address begins with tls://.
+    """
+    if scheduler is None and workers == 0:
+        yield SerialRunner()
+        return
+    with ExitStack() as stack:
+        client = stack.enter_context(_connect(scheduler, tls) if scheduler else _start_here(workers, stack))
+        yield DaskRunner(client, workers if scheduler is None else _count_workers(client, scheduler))
+
+
+def _connect(address: str, tls: dict[str, str] | None) -> Any:
+    from distributed import Client, Security
+
+    security = None
+    if tls:
+        security = Security(
+            tls_ca_file=tls["ca"], tls_client_cert=tls["cert"], tls_client_key=tls["key"], require_encryption=True
+        )
+    try:
+        return Client(address, security=security, timeout="15s", set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise InputError(f"{address}: no Dask scheduler answers there ({type(error).__name__}); start one, or leave --scheduler out") from error
+
+
+def _count_workers(client: Any, address: str) -> int:
+    try:
+        client.wait_for_workers(1, timeout=60)
+    except TimeoutError:
+        raise RunError(f"{address}: the scheduler has no workers after 60 s; start some with `dask worker {address}`") from None
+    return len(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def _start_here(workers: int, stack: ExitStack) -> Any:
+    """Worker processes of this machine, with an allocator that keeps its memory (Dask's own default trims it all the time)."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    settings = {
+        "distributed.nanny.pre-spawn-environ": WORKER_ENV,
+        "distributed.worker.daemon": False,
+        "distributed.admin.large-graph-warning-threshold": "1GB",
+        "logging.distributed": "critical",
+    }
+    stack.enter_context(dask.config.set(settings))
+    cluster = stack.enter_context(
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=THREADS_PER_WORKER,
+            processes=True,
+            dashboard_address=None,
+            memory_limit=0,  # the plan keeps the promise; a worker near a guessed limit must not be killed
+            silence_logs="critical",
+        )
+    )
+    return Client(cluster, set_as_default=False)
+
+
+def available_memory() -> int:
+    """Bytes that this process and its workers may use: free memory, or what the control group leaves."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            free = min(free, int(limit) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return max(free, 0)
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

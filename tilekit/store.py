@@ -1,0 +1,148 @@
+"""DOOR zarr: groups and arrays of an output, written whole shards at a time, each recorded by length and digest."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from tilekit.errors import InputError
+from tilekit.tiling import Level
+
+Array = NDArray[Any]
+Shard = tuple[str, int, str]
+"""Path below the store, length in bytes, digest; length -1 where the shard holds nothing but the fill value."""
+FORMAT = {"0.4": 2, "0.5": 3}
+
+
+def is_store(path: Path) -> bool:
+    """True where a Zarr group lies here."""
+    return any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
+
+
+def group_attributes(path: Path) -> dict[str, Any]:
+    """Attributes of a group, empty where there is none."""
+    if not is_store(path):
+        return {}
+    return dict(zarr.open_group(str(path), mode="r").attrs)
+
+
+def store_version(path: Path) -> str:
+    """The NGFF version that fits the format of a store: 0.5 for Zarr 3, 0.4 for Zarr 2."""
+    return "0.5" if (path / "zarr.json").is_file() else "0.4"
+
+
+def update_group(path: Path, version: str, attributes: dict[str, Any]) -> None:
+    """Make the group where it is missing, and set these attributes; `ome` is merged, the others replaced."""
+    try:
+        group = zarr.open_group(str(path), mode="a", zarr_format=FORMAT[version])  # type: ignore[arg-type]
+        merged = dict(attributes)
+        if isinstance(old := group.attrs.get("ome"), dict) and "ome" in merged:
+            merged["ome"] = {**old, **merged["ome"]}
+        group.attrs.update(merged)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another output") from error
+
+
+def create_array(
+    path: Path, level: Level, leading: Sequence[int], axes: str, dtype: Any, version: str, *, fill: int | float = 0
+) -> None:
+    """Make an empty array (leading..., y, x) with chunks and shards of the level and one index per leading position."""
+    ones = (1,) * len(leading)
+    options: dict[str, Any] = {}
+    if version == "0.4":
+        options["chunk_key_encoding"] = {"name": "v2", "separator": "/"}
+        options["compressors"] = _numcodecs_zstd()
+    else:
+        options["dimension_names"] = list(axes)
+        options["compressors"] = zarr.codecs.ZstdCodec(level=1)
+        if level.shard != level.chunk:
+            options["shards"] = (*ones, level.shard, level.shard)
+    zarr.create_array(
+        str(path),
+        shape=(*leading, *level.shape),
+        chunks=(*ones, level.chunk, level.chunk),
+        dtype=dtype,
+        fill_value=fill,
+        zarr_format=FORMAT[version],  # type: ignore[arg-type]
+        overwrite=True,
+        **options,
+    )
+
+
+def _numcodecs_zstd() -> Any:
+    from numcodecs import Blosc
+
+    return Blosc("zstd", clevel=1, shuffle=Blosc.SHUFFLE)
+
+
+def read_region(path: Path, region: tuple[slice, ...]) -> Array:
+    """Pixels of a region of an array."""
+    return np.asarray(zarr.open_array(str(path), mode="r")[region])
+
+
+def write_region(root: Path, name: str, region: tuple[slice, ...], pixels: Array) -> tuple[list[Shard], bool]:
+    """Write a region of whole shards of the array `root/name`; returns their records, and whether any was there before.
+
+    What is there is removed first: a shard at the array's edge would otherwise be read and merged, and a torn one
+    would fail for ever.
+    """
+    array = zarr.open_array(str(root / name), mode="r+")
+    side = array.shards or array.chunks
+    keys = list(_shard_keys(name, region, side, array.metadata.zarr_format))
+    existed = False
+    for key in keys:
+        existed |= (root / key).is_file()
+        (root / key).unlink(missing_ok=True)
+    array[region] = pixels
+    return [shard_record(root, key) for key in keys], existed
+
+
+def _shard_keys(name: str, region: Sequence[slice], side: Sequence[int], zarr_format: int) -> Iterator[str]:
+    spans = [range(s.start // n, -(-s.stop // n)) for s, n in zip(region, side, strict=True)]
+    prefix = f"{name}/c" if zarr_format == 3 else name
+    for position in product(*spans):
+        yield "/".join((prefix, *map(str, position)))
+
+
+def shard_record(root: Path, key: str) -> Shard:
+    """Length and digest of a shard as it lies on disk."""
+    try:
+        data = (root / key).read_bytes()
+    except FileNotFoundError:
+        return key, -1, ""
+    return key, len(data), hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def shard_is_sound(root: Path, shard: Sequence[Any], *, digest: bool = True) -> bool:
+    """True where the shard on disk is the one recorded; by its length alone where `digest` is False."""
+    key, length, recorded = shard
+    if digest:
+        return shard_record(root, key) == (key, length, recorded)
+    try:
+        return (root / key).stat().st_size == length
+    except FileNotFoundError:
+        return length == -1
+
+
+def sweep_partial(root: Path) -> int:
+    """Remove files that a killed writer left half-written; returns how many."""
+    leftovers = list(root.rglob("*.partial"))
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def remove_store(path: Path) -> None:
+    """Remove an output; refuses a folder that is no Zarr store, and a file."""
+    if path.is_dir() and (is_store(path) or not any(path.iterdir())):
+        shutil.rmtree(path)
+    elif path.exists():
+        raise InputError(f"{path}: is no Zarr store and is not overwritten; choose another output")
