@@ -1,0 +1,182 @@
+"""Checkpoints: safetensors with a JSON description, checked before anything is allocated. Nothing is ever unpickled.
+
+    | 8 bytes: N | N bytes of JSON: tensors (dtype, shape, offsets), "__metadata__": {"tilekit": JSON} | float32 weights |
+
+Reading the description needs no torch; a description whose tensors are not those of its architecture is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from tempfile import mkstemp
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from models.header import FORMAT_VERSION, Header
+from tilekit.errors import InputError
+
+if TYPE_CHECKING:
+    from models.unet import UNet
+
+MAX_HEADER_BYTES = 16 << 20
+_WAY_OUT = "give a model written by models.save"
+
+
+def save(
+    net: UNet,
+    path: str | os.PathLike[str],
+    class_names: Sequence[str] | None = None,
+    normalization: dict[str, Any] | None = None,
+    *,
+    head: str | None = None,
+    thresholds: Sequence[float] | None = None,
+    pixel_size: tuple[float, float] | None = None,
+    channel_names: Sequence[str] | None = None,
+) -> None:
+    """Write `net` as one file that appears whole or not at all (temporary file, then renamed).
+
+    class_names: one per class; None: "background", "class 1", ... normalization: {"kind": "range"} (None), "none",
+    {"kind": "mean_std", "mean": [...], "std": [...]} or {"kind": "percentile", "low": [...], "high": [...]}, per channel
+    in raw units. head: "softmax" or "sigmoid"; None: softmax, or sigmoid where the network has one channel. thresholds:
+    per sigmoid channel, None: 0.5. pixel_size: micrometres (y, x) of the training images. ValueError (InputError)
+    where these do not fit the network, or a weight is not finite.
+    """
+    config = net.config
+    head = head or ("sigmoid" if config["n_classes"] == 1 else "softmax")
+    n = config["n_classes"] + (head == "sigmoid")
+    stored = {
+        "format_version": FORMAT_VERSION,
+        "architecture": type(net).__name__,
+        "config": config,
+        "class_names": list(class_names or ["background", *(f"class {i}" for i in range(1, n))]),
+        "normalization": {"kind": "range"} if normalization is None else normalization,
+        "head": head,
+        "thresholds": None if thresholds is None else list(thresholds),
+        "pixel_size": pixel_size,
+        "channel_names": None if channel_names is None else list(channel_names),
+    }
+    _write(net, Path(path), _checked(path, stored))
+
+
+def _checked(path: str | os.PathLike[str], stored: dict[str, Any]) -> Header:
+    try:
+        return Header.of(stored)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{os.fspath(path)}: {error}") from None
+
+
+def _write(net: UNet, path: Path, header: Header) -> None:
+    from safetensors.torch import save_file
+    import torch
+
+    shapes = header.config.parameter_shapes
+    tensors = {name: t.detach().float().contiguous().cpu() for name, t in net.state_dict().items() if name in shapes}
+    _compare_shapes(str(path), {name: tuple(t.shape) for name, t in tensors.items()}, shapes)
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{path}: {name} holds values that are not finite; training diverged, go back to an earlier state")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata={"tilekit": json.dumps(header.as_dict())})
+        os.chmod(temporary, 0o666 & ~_umask())
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """The checked description of a checkpoint, read without torch and without its weights.
+
+    InputError, one line that names the file: not there, a directory, empty, a pickle, torn, no safetensors, without
+    tilekit's description, of an unknown version or architecture, or with tensors that are not its architecture's.
+    """
+    path = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            entries = _read_entries(path, file, os.fstat(file.fileno()).st_size)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; {_WAY_OUT}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a directory; {_WAY_OUT}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {_WAY_OUT}") from None
+    metadata = entries.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("tilekit"), str):
+        raise InputError(f"{path}: holds weights but no tilekit description; load them into a UNet and {_WAY_OUT}")
+    stored = _parse(path, metadata["tilekit"])
+    header = _checked(path, stored)
+    _compare_shapes(path, {name: tuple(entry["shape"]) for name, entry in entries.items()}, header.config.parameter_shapes)
+    return header
+
+
+def _read_entries(path: str, file: BinaryIO, file_bytes: int) -> dict[str, Any]:
+    """The safetensors header, its tensors' extents checked against the file's length."""
+    start = file.read(9)
+    if not start:
+        raise InputError(f"{path}: is empty; {_WAY_OUT}")
+    if start[:4] == b"PK\x03\x04" or (start[0] == 0x80 and start[8:] != b"{") or start[:1] in (b"(", b"c"):
+        raise InputError(f"{path}: is a pickle; pickles are programs and are never read; load it where it was made and {_WAY_OUT}")
+    if len(start) < 9:
+        raise InputError(f"{path}: is torn, {len(start)} bytes where even a header has more; copy it again")
+    claimed = int.from_bytes(start[:8], "little")
+    if start[8:] != b"{":
+        raise InputError(f"{path}: is no safetensors file; {_WAY_OUT}")
+    if claimed > file_bytes - 8:
+        raise InputError(f"{path}: is torn, claims a header of {claimed} bytes, the file has {file_bytes}; copy it again")
+    if claimed > MAX_HEADER_BYTES:
+        raise InputError(f"{path}: claims a header of {claimed} bytes, more than {MAX_HEADER_BYTES}; {_WAY_OUT}")
+    entries = _parse(path, start[8:] + file.read(claimed - 1))
+    _check_extents(path, entries, file_bytes - 8 - claimed)
+    return entries
+
+
+def _parse(path: str, text: str | bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise InputError(f"{path}: its description is damaged; copy it again or {_WAY_OUT}")
+    return parsed
+
+
+def _check_extents(path: str, entries: dict[str, Any], data_bytes: int) -> None:
+    end = 0
+    for name, entry in entries.items():
+        if name == "__metadata__":
+            continue
+        if not _is_entry(entry) or entry["data_offsets"][1] - entry["data_offsets"][0] != 4 * prod(entry["shape"]):
+            raise InputError(f"{path}: tensor {name} is not float32 or its extent is wrong; {_WAY_OUT}")
+        end = max(end, entry["data_offsets"][1])
+    if end != data_bytes:
+        raise InputError(f"{path}: is torn, holds {data_bytes} bytes of weights, its header says {end}; copy it again")
+
+
+def _is_entry(entry: object) -> bool:
+    if not isinstance(entry, dict) or entry.get("dtype") != "F32":
+        return False
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    lists = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
+    return lists and all(type(n) is int and n >= 0 for n in (*shape, *offsets))
+
+
+def _compare_shapes(path: str, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> None:
+    for name in sorted(found.keys() | wanted.keys()):
+        if name not in found or name not in wanted:
+            what = "lacks tensor" if name in wanted else "has a tensor that its architecture does not,"
+            raise InputError(f"{path}: {what} {name}; {_WAY_OUT}")
+        if found[name] != wanted[name]:
+            raise InputError(f"{path}: {name} has shape {found[name]}, its architecture wants {wanted[name]}; {_WAY_OUT}")

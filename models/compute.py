@@ -1,0 +1,209 @@
+"""The torch half of the predictor: opens a checkpoint on a device, turns raw pixels into logits and logits into classes."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load as parse_tensors
+from torch import Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from models.architecture import UNetConfig
+from models.header import Header
+from models.normalization import Normalization
+from models.unet import UNet
+from tilekit.errors import InputError
+
+BATCH_NORM_EPS = 1e-5  # torch's default, which UNet uses
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A network on its device, ready for inference."""
+
+    network: UNet
+    """In eval mode, channels_last, batch norm folded into the convolutions, without gradients."""
+    device: torch.device
+    dtype: torch.dtype
+    """Of weights and activations."""
+
+
+_opened: dict[tuple[str, str, str, str], Opened] = {}
+_lock = Lock()
+
+
+def opened(path: str, digest: str, device: str, precision: str, header: Header) -> Opened:
+    """The network of this file on this device, opened once per process; InputError where the file has changed."""
+    key = (path, digest, device, precision)
+    with _lock:
+        if key not in _opened:
+            _opened[key] = _open(path, digest, device, precision, header)
+        return _opened[key]
+
+
+def _open(path: str, digest: str, device: str, precision: str, header: Header) -> Opened:
+    place = choose_device(device)
+    if place.type == "cpu":
+        reuse_memory()
+        torch.set_num_threads(1)  # two workers of one thread are never slower than one of two; OpenMP barriers wait
+    elif place.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # TF32 keeps 10 bits: not exact
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True  # a rerun gives the same bytes
+    with open(path, "rb") as file:
+        data = file.read()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise InputError(f"{path}: has changed since the run was planned (digest {digest[:12]}); start again")
+    tensors = parse_tensors(data)
+    if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
+        raise InputError(f"{path}: holds weights that are not finite; training diverged, give an earlier state")
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    return Opened(_build(header.config, tensors, place, dtype), place, dtype)
+
+
+def _build(config: UNetConfig, tensors: dict[str, Tensor], device: torch.device, dtype: torch.dtype) -> UNet:
+    if config.batch_norm:
+        config, tensors = replace(config, batch_norm=False), _fold(tensors)
+    with torch.device("meta"):
+        network = UNet(**config.as_dict())
+    network.load_state_dict(tensors, assign=True)
+    network.eval().requires_grad_(False)
+    return network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _fold(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each batch norm worked into the convolution before it (4 to 9% of the time)."""
+    folded = {name: tensor for name, tensor in tensors.items() if "_norm" not in name}
+    for name in [name for name in tensors if name.endswith(".running_mean")]:
+        norm = name.removesuffix(".running_mean")
+        conv = norm.replace("_norm", "_conv")
+        mean, var, weight, bias = (tensors[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        fused = fuse_conv_bn_weights(
+            tensors[f"{conv}.weight"], tensors[f"{conv}.bias"], mean, var, BATCH_NORM_EPS, weight, bias
+        )
+        folded[f"{conv}.weight"], folded[f"{conv}.bias"] = fused[0].data, fused[1].data
+    return folded
+
+
+def choose_device(device: str) -> torch.device:
+    """A torch device; "auto" is CUDA device TILEKIT_DEVICE_INDEX (modulo their number) where there is one, else the CPU."""
+    if device != "auto":
+        chosen = torch.device(device)
+        if chosen.type == "cuda" and not torch.cuda.is_available():
+            raise InputError(f"device {device} is not available on this machine; use cpu or auto")
+        return chosen
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("TILEKIT_DEVICE_INDEX", "0")) % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+@cache
+def reuse_memory() -> bool:
+    """Have glibc keep freed activations for the next tile instead of returning them; True where that was set.
+
+    By default each activation above 32 MiB is mapped and unmapped anew, and faulting its pages in is 40 to 50% of a
+    forward pass (1.7 times the CPU time at a core of 1024). In worker threads it takes the one arena as well. Once per
+    process; nothing happens on other C libraries.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mmap_max, trim_threshold, arena_max = -4, -1, -8  # names of malloc.h, and never trim, never map, one arena
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(mmap_max, 0), mallopt(trim_threshold, -1), mallopt(arena_max, 1)])
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Raise MemoryError where the device or the host has no room, so that the caller can halve its tile."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise MemoryError(f"out of device memory: {str(error).splitlines()[0]}") from None
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        raise MemoryError(f"out of memory: {str(error).splitlines()[0]}") from None
+
+
+def run(
+    net: Opened, header: Header, x: NDArray[Any], core: tuple[slice, slice], *, outputs: tuple[str, ...]
+) -> dict[str, NDArray[Any]]:
+    """One forward pass over raw pixels x (b, c, y, x); of its core: "logits" and "probabilities" float32, "classes" uint8."""
+    with _memory_errors(), torch.inference_mode():
+        logits = net.network(prepare(x, header.normalization, net))[:, :, core[0], core[1]]  # (b, channels, y, x)
+        found: dict[str, Tensor] = {}
+        if "logits" in outputs:
+            found["logits"] = logits.float()
+        if "classes" in outputs:
+            found["classes"] = classes(logits, header)
+        if "probabilities" in outputs:
+            found["probabilities"] = probabilities(logits, header)
+        del logits
+        return {name: tensor.contiguous().cpu().numpy() for name, tensor in found.items()}
+
+
+def prepare(x: NDArray[Any], normalization: Normalization, net: Opened) -> Tensor:
+    """Raw pixels (b, c, y, x), copied once: to the device in their own dtype, then normalised in float32, channels_last."""
+    native = np.require(x, x.dtype.newbyteorder("="), ["C", "W"])  # from_numpy takes neither read-only nor swapped
+    raw = torch.from_numpy(native).to(net.device)
+    out = torch.empty(raw.shape, dtype=torch.float32, device=net.device, memory_format=torch.channels_last)
+    out.copy_(raw)
+    shift, scale = normalization.shift_and_scale(x.dtype)
+    if shift:
+        out.sub_(torch.tensor(shift, device=net.device).view(-1, 1, 1))
+    if scale:
+        out.div_(torch.tensor(scale, device=net.device).view(-1, 1, 1))
+    return out.to(net.dtype)
+
+
+def classes(logits: Tensor, header: Header) -> Tensor:
+    """Class ids (b, y, x) uint8 of logits (b, channels, y, x); ties go to the lower id."""
+    if header.head == "sigmoid":
+        return _classes_over_thresholds(logits, header.thresholds)
+    if logits.shape[1] == 2:
+        return torch.gt(logits[:, 1], logits[:, 0]).view(torch.uint8)
+    return _running_argmax(logits)
+
+
+def _running_argmax(logits: Tensor) -> Tensor:
+    """argmax over channels; faster than torch.argmax, which scans the short axis pixel by pixel into int64."""
+    best = logits[:, 0].clone()
+    ids = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    for channel in range(1, logits.shape[1]):
+        ids.masked_fill_(logits[:, channel] > best, channel)
+        torch.maximum(best, logits[:, channel], out=best)
+    return ids
+
+
+def _classes_over_thresholds(logits: Tensor, thresholds: tuple[float, ...]) -> Tensor:
+    """1 + the channel of highest probability among those above their threshold, 0 where there is none."""
+    limits = torch.tensor(thresholds, dtype=torch.float64).logit().tolist()  # p > t exactly where logit(p) > logit(t)
+    if len(limits) == 1:
+        return torch.gt(logits[:, 0], limits[0]).view(torch.uint8)
+    best = torch.full_like(logits[:, 0], -torch.inf)
+    ids = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    for channel, limit in enumerate(limits):
+        wins = (logits[:, channel] > limit) & (logits[:, channel] > best)
+        ids.masked_fill_(wins, channel + 1)
+        best = torch.where(wins, logits[:, channel], best)
+    return ids
+
+
+def probabilities(logits: Tensor, header: Header) -> Tensor:
+    """Probabilities (b, n_classes, y, x) float32; a sigmoid head's class 0 has 1 - the largest of the others."""
+    if header.head == "softmax":
+        return torch.softmax(logits, 1, dtype=torch.float32)
+    p = torch.sigmoid(logits.float())
+    return torch.cat((1 - p.amax(1, keepdim=True), p), 1)

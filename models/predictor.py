@@ -1,0 +1,219 @@
+"""Predictor: raw pixels to probabilities and class ids, numpy in, numpy out. torch is imported when it first computes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import receptive
+from models.architecture import UNetConfig
+from models.checkpoint import read_header
+from models.header import Header
+from tilekit.errors import InputError
+from tilekit.tiling import Halo
+
+if TYPE_CHECKING:
+    from models.compute import Opened
+    from models.unet import UNet
+
+Precision = Literal["float32", "bfloat16"]
+
+_ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
+_SLACK = 1.2
+"""Over the tensors alive at once: what the heap loses between them, measured (tests/models/test_memory.py)."""
+_FIXED_BYTES = 32 << 20
+"""Kernels' own scratch space and code paged in by the first pass."""
+
+
+def load(path: str | os.PathLike[str], device: str = "auto", precision: Precision = "float32") -> Predictor:
+    """A predictor for a checkpoint, without importing torch; InputError (one line, names the file) where it is none.
+
+    device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ... precision: "bfloat16" is 1.8 to 2 times as
+    fast and changes about one class in a thousand, so it is no longer exact.
+    """
+    if precision not in _ELEMENT_BYTES:
+        raise InputError(f"precision {precision!r} is unknown; use {' or '.join(_ELEMENT_BYTES)}")
+    if device.split(":")[0] not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N")
+    path = os.path.abspath(path)
+    header = read_header(path)
+    return Predictor(path, _digest(path), device, precision, header)
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A checkpoint as a function of arrays that states its own needs.
+
+    Pickles as path and digest: unpickled on a worker it reads the description again and refuses a file that has
+    changed. The network is opened once per process, on first use.
+    """
+
+    path: str
+    """Absolute path of the checkpoint."""
+    digest: str
+    """SHA-256 of the file, hexadecimal."""
+    device: str
+    """As asked for: auto is decided where it computes."""
+    precision: Precision
+    """Of weights and activations; normalisation and softmax are float32."""
+    header: Header = field(repr=False)
+    """What the checkpoint says of itself."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path, self.digest, self.device, self.precision)
+
+    @property
+    def network(self) -> UNet:
+        """The opened torch module (eval mode, batch norm folded): float (b, c, y, x), normalised -> logits."""
+        return self._opened().network
+
+    @property
+    def halo(self) -> Halo:
+        """Pixels (y, x) to give before and after a core."""
+        reach = _reach(self.header.config)
+        return Halo((reach.before, reach.before), (reach.after, reach.after))
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        """Cores start at, and are, multiples of this many pixels (y, x)."""
+        reach = _reach(self.header.config)
+        return reach.stride, reach.stride
+
+    @property
+    def in_channels(self) -> int:
+        return self.header.config.in_channels
+
+    @property
+    def n_classes(self) -> int:
+        """Class ids it can give: at least 2, also from one sigmoid channel."""
+        return self.header.n_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """By class id."""
+        return self.header.class_names
+
+    @property
+    def pixel_size(self) -> tuple[float, float] | None:
+        """Micrometres (y, x) of the images it was trained on."""
+        return self.header.pixel_size
+
+    @property
+    def exact(self) -> bool:
+        """True where tiles give what one pass over the whole image gives."""
+        return self.inexact_reason is None
+
+    @property
+    def inexact_reason(self) -> str | None:
+        """Why tiles cannot be exact, None where they are."""
+        kinds = receptive.whole_tile_layers(self.header.config.layers)
+        return f"{kinds[0].replace('_', ' ')} looks at the whole tile" if kinds else None
+
+    @property
+    def multiply_adds_per_pixel(self) -> float:
+        """Multiply-adds per core pixel in the limit of one endless tile."""
+        return receptive.multiply_adds_per_pixel(self.header.config.layers)
+
+    def multiply_adds(self, y: int, x: int) -> int:
+        """Multiply-adds of the forward pass for a core of y by x pixels, its halo included."""
+        return receptive.multiply_adds(self.header.config.layers, self._input_size(y, x))
+
+    def activation_bytes(self, y: int, x: int) -> int:
+        """Most bytes that one call needs for a core of y by x pixels (batch 1), probabilities included.
+
+        Beside the weights and the caller's arrays. Not below what a process really takes, with `reuse_memory`.
+        """
+        size = self._input_size(y, x)
+        elements = receptive.peak_elements(self.header.config.layers, size)
+        forward = elements * _ELEMENT_BYTES[self.precision] + 8 * self.in_channels * size[0] * size[1]
+        results = (3 * 4 * self.n_classes + 12) * size[0] * size[1]
+        return int(max(forward, results) * _SLACK) + _FIXED_BYTES
+
+    def probabilities(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """(b, c, before+y+after, before+x+after) raw values -> (b, k, y, x) float32; y, x multiples of the stride.
+
+        ValueError shows a size that does not fit and the nearest that do; MemoryError where the device has no room.
+        """
+        return self._run(x, "probabilities")["probabilities"]
+
+    def classes(self, x: NDArray[Any]) -> NDArray[np.uint8]:
+        """As `probabilities`, but the class ids (b, y, x) uint8: the likeliest class, or by threshold (sigmoid)."""
+        return self._run(x, "classes")["classes"]
+
+    def logits(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """As `probabilities`, but the network's raw scores (b, channels, y, x) float32."""
+        return self._run(x, "logits")["logits"]
+
+    def predict(
+        self, x: NDArray[Any], probabilities: bool = False
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """Class ids and, asked for, probabilities, from one forward pass; see `probabilities`."""
+        found = self._run(x, "classes", *(["probabilities"] if probabilities else []))
+        return found["classes"], found.get("probabilities")
+
+    def _run(self, x: NDArray[Any], *outputs: str) -> dict[str, NDArray[Any]]:
+        from models.compute import run
+
+        core = self._core(x)
+        return run(self._opened(), self.header, x, core, outputs=outputs)
+
+    def _opened(self) -> Opened:
+        from models.compute import opened
+
+        return opened(self.path, self.digest, self.device, self.precision, self.header)
+
+    def _core(self, x: NDArray[Any]) -> tuple[slice, slice]:
+        """Where the core lies in the network's output for an input x."""
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"x has shape {x.shape}, must be (b, {self.in_channels}, y, x)")
+        if x.dtype.kind not in "buif":
+            raise ValueError(f"x is of {x.dtype}, must be integers or floats")
+        reach = _reach(self.header.config)
+        needs = reach.before + reach.after
+        for side in x.shape[2:]:
+            if side <= needs or (side - needs) % reach.stride:
+                cores = max(side - needs, 0) // reach.stride
+                near = " or ".join(str(n * reach.stride + needs) for n in (cores, cores + 1) if n)
+                raise ValueError(f"x is {side} pixels wide on one axis, must be {needs} + a multiple of {reach.stride}: {near}")
+        start = reach.skipped
+        return slice(start, start + x.shape[2] - needs), slice(start, start + x.shape[3] - needs)
+
+    def _input_size(self, y: int, x: int) -> tuple[int, int]:
+        reach = _reach(self.header.config)
+        for side in (y, x):
+            if side < 1 or side % reach.stride:
+                low = side // reach.stride * reach.stride
+                near = " or ".join(str(n) for n in (low, low + reach.stride) if n > 0)
+                raise ValueError(f"a core of {side} pixels is not a multiple of the stride {reach.stride}; use {near}")
+        return y + reach.before + reach.after, x + reach.before + reach.after
+
+
+def _reopen(path: str, digest: str, device: str, precision: Precision) -> Predictor:
+    """What a pickled predictor becomes on a worker."""
+    predictor = load(path, device, precision)
+    if predictor.digest != digest:
+        raise InputError(f"{path}: has changed since the run was planned (digest {digest[:12]}); start again")
+    return predictor
+
+
+@lru_cache(maxsize=64)
+def _reach(config: UNetConfig) -> receptive.Reach:
+    return receptive.reach(config.layers)
+
+
+def _digest(path: str) -> str:
+    stat = os.stat(path)
+    return _digest_of_state(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@lru_cache(maxsize=16)
+def _digest_of_state(path: str, size: int, mtime_ns: int, inode: int) -> str:
+    """Hashed once per state of the file: a predictor travels with every task."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
