@@ -1,0 +1,61 @@
+# All that a checkout needs: a Python >= 3.11 and make. Everything lands in .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+DEMO ?= demo-out
+PYTEST := $(BIN)/python -m pytest -n 2
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.PHONY: help install demo lint test test-all bench clean
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r a b; do printf '%-15s%s\n' "$$a" "$$b"; done
+
+install: $(STAMP) ## create .venv with tilekit and its tools; PYTHON=... picks the interpreter
+
+$(STAMP): pyproject.toml constraints.txt
+	@found=; \
+	for python in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
+	    if "$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	        found=$$python; break; \
+	    fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	    echo "tilekit needs Python 3.11 or newer with venv; python3 here is: $$(python3 -V 2>&1 || true)." \
+	         "Install one (Debian: apt install python3 python3-venv) or name it: make install PYTHON=/path/to/python3" >&2; \
+	    exit 2; \
+	fi; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	    echo "creating .venv with $$($$found -V)"; \
+	    "$$found" -m venv --clear .venv; \
+	fi
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install ## the whole job on a specimen with known truth, into $(DEMO)
+	$(BIN)/tilekit demo $(DEMO)
+
+lint: install ## style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint ## lint, then all quick tests
+	$(PYTEST)
+
+test-all: lint ## the slow tests too
+	$(PYTEST) -m 'not gpu'
+
+bench: install ## the benchmarks, one after the other
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean: ## remove .venv, caches, builds and the demo's output
+	rm -rf .venv build dist $(DEMO) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
