@@ -1,0 +1,102 @@
+"""The door for images: any file or array, read box by box.
+
+`open_image` recognizes a file by its first bytes and a folder by its metadata, never by its name, and gives a `Source`:
+
+- TIFF (tiled, stripped, pyramidal, BigTIFF, OME, ImageJ): the first image series; axes of size 1 are dropped, samples
+  become channels, unnamed pages become z.
+- Zarr 2 and 3, plain or OME-NGFF: all axes that the store names are kept.
+- .npy and arrays in memory: (y, x), (c, y, x), (c, z, y, x), (t, c, z, y, x), or color as (y, x, 3 or 4).
+
+One module per library: `tiff` (tifffile), `zarr_` (zarr), `array` (numpy).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilekit.errors import InputError
+from tilekit.sources.source import Reference, Source
+
+__all__ = ["Reference", "Source", "open_image"]
+
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+ZARR_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
+
+
+def open_image(
+    source: Any,
+    *,
+    level: int = 0,
+    channels: Sequence[int] | None = None,
+    nodata: float | None = None,
+    pixel_size: float | tuple[float, float] | None = None,
+) -> Source:
+    """One level of an image, opened without reading its pixels; bad input raises InputError in one line.
+
+    `source` is a path (also to a group or array inside a Zarr store), an array, or a Source, whose settings are then
+    replaced. `channels` are presented in the order given. `nodata` and `pixel_size` ((y, x) or one number, micrometers,
+    of level 0) replace what the file says.
+    """
+    if isinstance(source, Source):
+        source = source.reference.source
+    place, opener = _find_door(source)
+    reference = Reference(
+        source=place,
+        opener=opener,
+        level=level,
+        channels=None if channels is None else tuple(int(c) for c in channels),
+        nodata=nodata,
+        pixel_size=_pair(pixel_size),
+    )
+    return opener(reference)
+
+
+def _find_door(source: Any) -> tuple[Any, Callable[[Reference], Source]]:
+    from tilekit.sources.array import open_array, open_npy
+    from tilekit.sources.tiff import open_tiff
+    from tilekit.sources.zarr_ import open_zarr
+
+    if isinstance(source, np.ndarray):
+        return source, open_array
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(f"an image is a path or an array, not {type(source).__name__}; convert it with numpy.asarray")
+    if "://" in str(source):
+        raise InputError(f"{source}: URLs cannot be read; copy the image to a local path")
+    path = Path(source).expanduser().absolute()
+    if path.is_dir():
+        if not any((path / document).exists() for document in ZARR_DOCUMENTS):
+            raise InputError(f"{path}: a folder that is no Zarr store (no {', '.join(ZARR_DOCUMENTS)}); name an image")
+        return str(path), open_zarr
+    start = _first_bytes(path)
+    if start[:4] in TIFF_STARTS:
+        return str(path), open_tiff
+    if start[:6] == b"\x93NUMPY":
+        return str(path), open_npy
+    raise InputError(f"{path}: not an image that can be read (it starts with {start!r}); give TIFF, Zarr or .npy")
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file or folder; check the path") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from None
+    if not start:
+        raise InputError(f"{path}: the file is empty; copy it again")
+    return start
+
+
+def _pair(size: float | tuple[float, float] | None) -> tuple[float, float] | None:
+    if size is None:
+        return None
+    y, x = size if isinstance(size, tuple | list) else (size, size)
+    if not (0 < y < float("inf") and 0 < x < float("inf")):
+        raise InputError(f"pixel size ({y}, {x}) must be positive micrometers (y, x)")
+    return float(y), float(x)

@@ -1,0 +1,281 @@
+"""The door to zarr: arrays of Zarr 2 and 3, alone or as levels of an OME-NGFF image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilekit.box import Box
+from tilekit.errors import InputError
+from tilekit.sources.array import AXES_BY_DIMENSIONS, is_color_last
+from tilekit.sources.ngff import (
+    OLD_AXES,
+    Multiscale,
+    describe_other_group,
+    is_series_layout,
+    parse_multiscale,
+    physical_yx,
+)
+from tilekit.sources.source import (
+    CANONICAL_AXES,
+    Reference,
+    Source,
+    check_level,
+    check_shape,
+    chosen_channels,
+    fitting_nodata,
+    level_scale,
+    native_dtype,
+    pick_names,
+    scaled,
+    with_channels,
+)
+
+if TYPE_CHECKING:
+    import zarr
+
+ARRAY_DOCUMENTS = ("zarr.json", ".zarray", ".zattrs")
+
+
+@dataclass(frozen=True)
+class ZarrReader:
+    """Reads an array whose stored axes are reordered to canonical ones."""
+
+    path: Path
+    pixels: zarr.Array[Any]
+    order: tuple[int, ...]
+    """Stored axis of each axis presented."""
+    channels: tuple[int, ...] | None
+    axis: int
+    """Axis of the channels as presented; unused where none are chosen."""
+
+    def read(self, box: Box) -> NDArray[Any]:
+        if self.channels is None:
+            return self._read(box.slices, box)
+        axis, wanted = self.axis, self.channels[box.slices[self.axis]]
+        parts = [(*box.slices[:axis], slice(c, c + 1), *box.slices[axis + 1 :]) for c in wanted]
+        if self.pixels.chunks[self.order[axis]] == 1:
+            return np.concatenate([self._read(part, box) for part in parts], axis)
+        low, high = min(wanted), max(wanted) + 1
+        span = self._read((*box.slices[:axis], slice(low, high), *box.slices[axis + 1 :]), box)
+        return np.take(span, [c - low for c in wanted], axis)
+
+    def _read(self, slices: tuple[slice, ...], box: Box) -> NDArray[Any]:
+        stored = [slice(0)] * len(slices)
+        for part, place in zip(slices, self.order, strict=True):
+            stored[place] = part
+        try:
+            pixels = np.asarray(self.pixels[tuple(stored)])
+        except Exception as error:
+            raise InputError(
+                f"{self.path}: a chunk in box {box.start} to {box.stop} cannot be decoded ({_first_line(error)}); "
+                "copy or write the store again"
+            ) from None
+        return pixels.transpose(self.order)
+
+
+@dataclass(frozen=True)
+class Image:
+    """One level of an image in a store, found."""
+
+    path: Path
+    """Folder of the group, or of a plain array."""
+    multiscale: Multiscale | None
+    level: int
+
+
+def open_zarr(reference: Reference) -> Source:
+    """An array, a level of an OME-NGFF image, or the first series of a bioformats2raw store as a source."""
+    path = Path(reference.source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = _find_image(path, reference.level)
+        arrays = [_open_array(p) for p in _array_paths(image)]
+        return _describe(reference, image, arrays)
+
+
+def _find_image(path: Path, level: int) -> Image:
+    if _is_array(path):
+        return _find_around_array(path, level)
+    attributes = _group_attributes(path)
+    if multiscale := parse_multiscale(attributes, str(path)):
+        check_level(level, len(multiscale.paths), str(path))
+        return Image(path, multiscale, level)
+    if hint := describe_other_group(attributes):
+        raise InputError(f"{path}: is {hint.format(path=path)}")
+    if is_series_layout(attributes):
+        return _find_image(_subfolder(path, "0"), level)
+    held = sorted(child.name for child in path.iterdir() if child.is_dir() and _is_array(child))
+    way_out = f"open one of its arrays, such as {path}/{held[0]}" if held else "name an array or an image below it"
+    raise InputError(f"{path}: a Zarr group that says of no image; {way_out}")
+
+
+def _find_around_array(path: Path, level: int) -> Image:
+    """The image of which this array is a level, else the array alone."""
+    for folder in list(path.parents)[:3]:
+        if not any((folder / document).exists() for document in ("zarr.json", ".zattrs", ".zgroup")):
+            continue
+        multiscale = None if _is_array(folder) else parse_multiscale(_group_attributes(folder), str(folder))
+        place = path.relative_to(folder).as_posix()
+        if multiscale and place in multiscale.paths:
+            check_level(level, 1, str(path))
+            return Image(folder, multiscale, multiscale.paths.index(place))
+    check_level(level, 1, str(path))
+    return Image(path, None, 0)
+
+
+def _subfolder(path: Path, name: str) -> Path:
+    if not (path / name).is_dir():
+        raise InputError(f"{path}: says that its first image is {name}, which is not there; copy it again")
+    return path / name
+
+
+def _is_array(path: Path) -> bool:
+    if (path / "zarr.json").exists():
+        return bool(_document(path / "zarr.json").get("node_type") == "array")
+    return (path / ".zarray").exists()
+
+
+def _group_attributes(path: Path) -> dict[str, Any]:
+    if (path / "zarr.json").exists():
+        return dict(_document(path / "zarr.json").get("attributes") or {})
+    return _document(path / ".zattrs") if (path / ".zattrs").exists() else {}
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({_first_line(error)}); copy the store again") from None
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: holds no JSON object; copy the store again")
+    return document
+
+
+def _array_paths(image: Image) -> list[Path]:
+    return [image.path] if image.multiscale is None else [image.path / p for p in image.multiscale.paths]
+
+
+def _open_array(path: Path) -> zarr.Array[Any]:
+    import zarr
+
+    if not path.is_dir() or not _is_array(path):
+        raise InputError(f"{path}: named by the image's metadata, but no array is there; copy the store again")
+    try:
+        return zarr.open_array(path, mode="r")
+    except Exception as error:
+        raise InputError(f"{path}: cannot be opened as a Zarr array ({_first_line(error)})") from None
+
+
+def _describe(reference: Reference, image: Image, arrays: list[zarr.Array[Any]]) -> Source:
+    pixels = arrays[image.level]
+    place = _array_paths(image)[image.level]
+    check_shape(pixels.shape, str(place))
+    dtype = native_dtype(pixels.dtype, str(place))
+    stored = _stored_axes(image, pixels, str(place))
+    axes = "".join(a for a in CANONICAL_AXES if a in stored)
+    order = tuple(stored.index(a) for a in axes)
+    full = tuple(pixels.shape[i] for i in order)
+    channels = chosen_channels(reference, axes, full, str(place))
+    levels = tuple(with_channels([a.shape[i] for i in order], axes, channels) for a in arrays)
+    scale, size, translation = _geometry(image, levels)
+    multiscale = image.multiscale
+    nodata = multiscale.nodata if multiscale and reference.nodata is None else reference.nodata
+    names = multiscale.channel_names if multiscale else None
+    return Source(
+        reference=reference,
+        name=image.path.name,
+        axes=axes,
+        shape=levels[image.level],
+        dtype=dtype,
+        levels=levels,
+        level=image.level,
+        fingerprint=_fingerprint(place),
+        tiling=_tiling(pixels),
+        segment_bytes=prod(pixels.chunks) * pixels.dtype.itemsize,
+        pixel_size=scaled(reference.pixel_size, scale) or size,
+        scale=scale,
+        translation=translation,
+        channel_names=pick_names(names, full[axes.index("c")] if "c" in axes else 1, channels),
+        nodata=fitting_nodata(nodata, dtype),
+        reader=ZarrReader(place, pixels, order, channels, axes.find("c")),
+    )
+
+
+def _stored_axes(image: Image, pixels: zarr.Array[Any], name: str) -> str:
+    """Letters of the stored axes, from the image's metadata, the array's dimension names, or their number."""
+    n = pixels.ndim
+    letters: str | None = None
+    if image.multiscale is not None:
+        letters = "".join(image.multiscale.axes) or OLD_AXES[-n:]
+    else:
+        letters = _dimension_letters(pixels) or ("yxc" if is_color_last(pixels.shape) else AXES_BY_DIMENSIONS.get(n))
+    if letters is None or len(letters) != n or len(set(letters)) != n or not {"y", "x"} <= set(letters):
+        raise InputError(
+            f"{name}: shape {pixels.shape} with axes {letters}; each of its {n} axes must be one of t, c, z, y, x"
+        )
+    return letters
+
+
+def _dimension_letters(pixels: zarr.Array[Any]) -> str | None:
+    """Names of the dimensions where each is one of t, c, z, y, x."""
+    names = getattr(pixels.metadata, "dimension_names", None) or pixels.attrs.get("_ARRAY_DIMENSIONS")
+    if not isinstance(names, list | tuple):
+        return None
+    letters = [str(name).lower() for name in names]
+    known = len(set(letters)) == len(letters) and all(a in CANONICAL_AXES and len(a) == 1 for a in letters)
+    return "".join(letters) if known and {"y", "x"} <= set(letters) else None
+
+
+def _geometry(
+    image: Image, levels: tuple[tuple[int, ...], ...]
+) -> tuple[tuple[float, float], tuple[float, float] | None, tuple[float, float]]:
+    """Scale against level 0, pixel size and translation of the level."""
+    by_shape = level_scale(levels[0], levels[image.level])
+    multiscale = image.multiscale
+    if multiscale is None:
+        return by_shape, None, (0.0, 0.0)
+    size, at = physical_yx(multiscale, image.level)
+    base, own = multiscale.scales[0], multiscale.scales[image.level]
+    moved = multiscale.translations[image.level]
+    if base is None or own is None or not multiscale.axes:
+        return by_shape, size, at or (0.0, 0.0)
+    y, x = multiscale.axes.index("y"), multiscale.axes.index("x")
+    if at is None:
+        at = (0.0, 0.0) if moved is None else (moved[y] / base[y], moved[x] / base[x])
+    return (own[y] / base[y], own[x] / base[x]), size, at
+
+
+def _tiling(pixels: zarr.Array[Any]) -> str:
+    shards = f", shards {'x'.join(map(str, pixels.shards))}" if pixels.shards else ""
+    codecs = ", ".join(_codec_name(c) for c in pixels.compressors) or "none"
+    return (
+        f"Zarr {pixels.metadata.zarr_format} chunks {'x'.join(map(str, pixels.chunks))}{shards}, compression {codecs}"
+    )
+
+
+def _codec_name(codec: Any) -> str:
+    name = getattr(codec, "codec_id", None) or type(codec).__name__.removesuffix("Codec").lower()
+    inner = getattr(codec, "cname", None)
+    return f"{name} {getattr(inner, 'value', inner)}" if inner else str(name)
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    """Where the array is and the digest of its metadata; chunks rewritten in place do not show."""
+    digest = hashlib.sha256()
+    for document in ARRAY_DOCUMENTS:
+        if (path / document).exists():
+            digest.update((path / document).read_bytes())
+    return {"path": str(path), "metadata_sha256": digest.hexdigest()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
