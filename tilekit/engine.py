@@ -44,6 +44,8 @@ class Stage:
     arguments: dict[str, Any]
     """What decides the result; another run over the same output must repeat it."""
     fold: Fold
+    prepare: Callable[[], None] = lambda: None
+    """Makes the arrays that the task writes where they are missing; called once the arguments are known to be the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> R
     started = time.perf_counter()
     ledger = Ledger(stage.out, stage.name, stage.n_blocks, stage.fold)
     ledger.begin(stage.arguments)
+    stage.prepare()
     done_before = ledger.n_done
     progress(stage.name, done_before, stage.n_blocks)
     redone, failed, flushed = 0, {}, started
@@ -74,7 +77,7 @@ def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> R
         for outcome in runner.run(stage.task, stage.config, ledger.missing()):
             if outcome.error is not None:
                 failed[outcome.index] = outcome.error
-                if len(failed) >= MAX_FAILURES or isinstance(outcome.error, (TypeError, OSError)):
+                if len(failed) >= MAX_FAILURES or isinstance(outcome.error, (TypeError, OSError, RunError)):
                     break
                 continue
             receipt = outcome.receipt

@@ -69,6 +69,7 @@ class Ledger:
         self.summary: Summary = {}
         self._counted = bytearray(n_blocks)  # in the summary
         self._done = bytearray(n_blocks)  # recorded, and every shard sound
+        self._n_recorded = 0
         self._pending: dict[int, Sequence[Any]] = {}
         self._pending_summary: Summary = {}
 
@@ -105,13 +106,14 @@ class Ledger:
                 sound = pool.map(self._is_sound, (line["blocks"][str(i)] for i in blocks))
                 for i, good in zip(blocks, sound, strict=True):
                     self._done[i] = good
+        self._n_recorded = self._done.count(1)
 
     def _is_sound(self, shards: Sequence[Sequence[Any]]) -> bool:
         return all(shard_is_sound(self.out, s) for s in shards)
 
     @property
     def n_done(self) -> int:
-        return sum(self._done) + len(self._pending)
+        return self._n_recorded + len(self._pending)
 
     def missing(self) -> Iterator[int]:
         """Blocks that are not done, in order."""
@@ -141,6 +143,7 @@ class Ledger:
         for index in self._pending:
             self._done[index] = 1
             self.marker(self.folder, index).unlink(missing_ok=True)
+        self._n_recorded += len(self._pending)
         self._pending, self._pending_summary = {}, {}
 
     @staticmethod

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,38 +72,50 @@ def is_worth_retrying(error: BaseException) -> bool:
     return not isinstance(error, (InputError, MemoryError, TypeError)) and getattr(error, "errno", None) not in (13, 28, 30)
 
 
-@dataclass
 class DaskRunner:
-    """Tasks on a Dask cluster, at most two rounds of them in flight."""
+    """Tasks on a Dask cluster, a bounded number of them in flight; the cluster starts with the first task."""
 
-    client: Any
-    n_workers: int
-    in_flight: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.in_flight = self.n_workers * (THREADS_PER_WORKER + 1)
+    def __init__(self, connect: Callable[[], tuple[Any, int]], n_workers: int) -> None:
+        self._connect = connect
+        self.n_workers = n_workers
+        self._client: Any = None
 
     def run(self, task: Task, config: Any, indices: Iterable[int]) -> Iterator[Outcome]:
+        waiting = iter(indices)
+        first = list(islice(waiting, 1))
+        if not first:
+            return
+        if self._client is None:
+            self._client, self.n_workers = self._connect()
+        yield from self._run(task, config, chain(first, waiting))
+
+    def _run(self, task: Task, config: Any, waiting: Iterator[int]) -> Iterator[Outcome]:
         from distributed import as_completed
 
-        waiting = iter(indices)
         numbers: dict[str, int] = {}
 
         def submit(index: int) -> Any:
-            future = self.client.submit(_attempt_on_worker, task, index, config, pure=False, retries=0)
+            future = self._client.submit(_attempt_on_worker, task, index, config, pure=False, retries=0)
             numbers[future.key] = index
             return future
 
-        arriving = as_completed([submit(i) for _, i in zip(range(self.in_flight), waiting, strict=False)])
+        in_flight = self.n_workers * (THREADS_PER_WORKER + 1)
+        arriving = as_completed([submit(i) for i in islice(waiting, in_flight)])
         for future in arriving:
-            index = numbers.pop(future.key)
-            error = future.exception() if future.status == "error" else None
-            outcome = Outcome(index, error=error) if error else future.result()
+            outcome = _outcome_of(future, numbers.pop(future.key))
             future.release()
-            for following in waiting:
+            for following in islice(waiting, 1):
                 arriving.add(submit(following))
-                break
             yield outcome
+
+
+def _outcome_of(future: Any, index: int) -> Outcome:
+    """What a future brings; a worker that died on this block too often, or a lost scheduler, is an error of the block."""
+    if future.status == "finished":
+        return future.result()  # type: ignore[no-any-return]
+    if future.status == "error":
+        return Outcome(index, error=future.exception())
+    return Outcome(index, error=RunError(f"the scheduler dropped it ({future.status})"))
 
 
 def _attempt_on_worker(task: Task, index: int, config: Any) -> Outcome:
@@ -119,8 +132,14 @@ def open_runner(workers: int = 0, scheduler: str | None = None, tls: dict[str, s
         yield SerialRunner()
         return
     with ExitStack() as stack:
-        client = stack.enter_context(_connect(scheduler, tls) if scheduler else _start_here(workers, stack))
-        yield DaskRunner(client, workers if scheduler is None else _count_workers(client, scheduler))
+
+        def connect() -> tuple[Any, int]:
+            if scheduler is None:
+                return stack.enter_context(_start_here(workers, stack)), workers
+            client = stack.enter_context(_connect(scheduler, tls))
+            return client, _count_workers(client, scheduler)
+
+        yield DaskRunner(connect, workers)
 
 
 def _connect(address: str, tls: dict[str, str] | None) -> Any:

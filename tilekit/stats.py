@@ -112,12 +112,7 @@ def channel_stats(pixels: Array, nodata: float | None = None) -> ChannelStats:
 
 def _small_integer_stats(flat: Array, nodata: float | None) -> ChannelStats:
     """Counts of every value of 8 or 16 bits, and from them all the rest, exactly."""
-    if flat.dtype.itemsize == 1:  # two pixels at a time is half the work of one at a time
-        even = flat.size - flat.size % 2
-        square = _count(flat[:even].view(np.uint16), 1 << 16).reshape(256, 256)
-        counts = square.sum(0) + square.sum(1) + _count(flat[even:].view(np.uint8), 256)
-    else:
-        counts = _count(flat.view(np.uint16), 1 << 16)
+    counts = count_bytes(flat) if flat.dtype.itemsize == 1 else _count(flat.view(np.uint16), 1 << 16)
     values = np.arange(counts.size, dtype=f"u{flat.dtype.itemsize}").view(flat.dtype).astype(np.int64)
     if nodata is not None:
         counts[values == nodata] = 0
@@ -132,6 +127,15 @@ def _small_integer_stats(flat: Array, nodata: float | None) -> ChannelStats:
     total, squares = sum(v * n for v, n in pairs), sum(v * v * n for v, n in pairs)
     low, high = float(values.min()), float(values.max())
     return ChannelStats(int(counts.sum()), Fraction(total), Fraction(squares), low, high, bins)
+
+
+def count_bytes(pixels: Array) -> NDArray[np.int64]:
+    """How often each of the 256 values of 8-bit pixels occurs; two pixels at a time is half the work."""
+    flat = np.ascontiguousarray(pixels).ravel()
+    even = flat.size - flat.size % 2
+    square = _count(flat[:even].view(np.uint16), 1 << 16).reshape(256, 256)
+    counts: NDArray[np.int64] = square.sum(0) + square.sum(1) + _count(flat[even:].view(np.uint8), 256)
+    return counts
 
 
 def _count(values: Array, n: int) -> NDArray[np.int64]:

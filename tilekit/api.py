@@ -1,0 +1,80 @@
+"""The Python face: ingest and predict, serially in this process unless workers or a scheduler are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tilekit.box import Box
+from tilekit.engine import Progress, no_progress
+from tilekit.jobs.ingest_run import ingest_image
+from tilekit.jobs.segment import Options, prepare, run_stages
+from tilekit.predictor import Predictor
+from tilekit.run import open_runner
+
+
+def ingest(
+    image: Any,
+    out: str | Path,
+    *,
+    block: int | None = None,
+    chunk: int = 512,
+    ngff: str = "0.5",
+    shards: bool = True,
+    level: int = 0,
+    nodata: float | None = None,
+    pixel_size: tuple[float, float] | None = None,
+    workers: int = 0,
+    scheduler: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Chunk an image (path, array or source) into OME-Zarr at `out`, with its pyramid and statistics.
+
+    Returns blocks, redone, seconds, output. Raises InputError for bad input, RunError for blocks that failed.
+    """
+    with open_runner(workers, scheduler) as runner:
+        return ingest_image(
+            image, Path(out), runner, block=block, chunk=chunk, ngff=ngff, shards=shards, level=level, nodata=nodata,
+            pixel_size=pixel_size, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+
+
+def predict(
+    image: Any,
+    predictor: Predictor,
+    out: str | Path,
+    *,
+    tile: int | None = None,
+    block: int | None = None,
+    channels: Sequence[int] | None = None,
+    level: int = 0,
+    box: Any = None,
+    mask: str | None = None,
+    probabilities: str | None = None,
+    memory: int | None = None,
+    workers: int = 0,
+    scheduler: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Segment an image (path, array or source) into `out`: its pyramid and labels/classes, exact (law 1).
+
+    Where image and out are one store, labels are added to it. Returns blocks, redone, seconds, megapixels_per_second,
+    output. Raises InputError for bad input, RunError for blocks that failed.
+    """
+    options = Options(
+        channels=None if channels is None else tuple(channels),
+        level=level,
+        box=None if box is None else Box.of(box, (0, 0)),
+        mask=mask,
+        probabilities=probabilities,
+        tile=tile,
+        block=block,
+        memory=memory,
+        workers=workers,
+    )
+    job = prepare(image, predictor, out, options, overwrite=overwrite)
+    with open_runner(workers, scheduler) as runner:
+        return run_stages(job, runner, progress, overwrite=overwrite)

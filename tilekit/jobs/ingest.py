@@ -1,0 +1,142 @@
+"""Ingest: an image of any size into OME-Zarr, with its pyramid and its statistics, in one pass over its pixels."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tilekit import ngff
+from tilekit.box import Box
+from tilekit.engine import Progress, Receipt, Stage, execute, no_progress
+from tilekit.errors import InputError
+from tilekit.jobs.output import Pyramid, complete_pyramid, set_status, stage_folder
+from tilekit.ledger import Summary, mark_started, write_atomic
+from tilekit.run import Runner
+from tilekit.sources import Source
+from tilekit.stats import ChannelStats, channel_stats
+from tilekit.store import group_attributes, update_group
+from tilekit.tiling import block_side, plan_pyramid
+
+STAGE = "ingest"
+
+
+@dataclass(frozen=True, slots=True)
+class IngestConfig:
+    """What a task needs."""
+
+    source: Source
+    pyramid: Pyramid
+    folder: Path
+
+
+def image_pyramid(
+    source: Source, out: Path, *, block: int | None, chunk: int, version: str, sharded: bool
+) -> Pyramid:
+    """The arrays that an image becomes."""
+    shape = (source.shape[-2], source.shape[-1])
+    side = block or block_side(shape, (1, 1))
+    levels, passes = plan_pyramid(shape, side, chunk=chunk, sharded=sharded and version != "0.4")
+    return Pyramid(
+        out=out,
+        name="",
+        leading=tuple(source.shape[:-2]),
+        axes=source.axes,
+        channel_axis=source.axes.index("c") if "c" in source.axes else None,
+        dtype=source.dtype.str,
+        levels=tuple(levels),
+        passes=tuple(passes),
+        version=version,
+        is_labels=False,
+        nodata=source.nodata,
+    )
+
+
+def ingest_block(index: int, config: IngestConfig) -> Receipt:
+    """Read one block of the source, write it on every level that it owns, and sum up its channels."""
+    redone = mark_started(config.folder, index)
+    pyramid, step = config.pyramid, config.pyramid.passes[0]
+    block = pyramid.grid(step).block(index)
+    region = pyramid.region(block.plane, block.box)
+    pixels = config.source.read(Box(tuple(s.start for s in region), tuple(s.stop for s in region)))
+    n = 1 if pyramid.channel_axis is None else pyramid.leading[pyramid.channel_axis]
+    by_channel = pixels.reshape(n, *pixels.shape[-2:])
+    summary = {str(c): channel_stats(by_channel[c], pyramid.nodata).to_json() for c in range(n)}
+    return Receipt(pyramid.write_block(step, block.plane, block.box, pixels), summary, redone)
+
+
+def fold_statistics(total: Summary, part: Summary) -> Summary:
+    """Add the statistics of some blocks to those of others, channel by channel."""
+    folded = dict(total)
+    for channel, data in part.items():
+        stats = ChannelStats.from_json(data)
+        if channel in folded:
+            stats.add(ChannelStats.from_json(folded[channel]))
+        folded[channel] = stats.to_json()
+    return folded
+
+
+def run_ingest(
+    source: Source, pyramid: Pyramid, runner: Runner, *, provenance: dict[str, Any], progress: Progress = no_progress
+) -> list[Any]:
+    """Write the image, its pyramid, metadata and statistics; the caller holds the lock."""
+    out, version = pyramid.out, pyramid.version
+    first = pyramid.passes[0]
+    arguments = {
+        "source": source.fingerprint,
+        "shape": list(source.shape),
+        "dtype": source.dtype.str,
+        "block": first.side,
+        "chunk": pyramid.levels[0].chunk,
+        "shard": pyramid.levels[0].shard,
+        "ngff": version,
+        "nodata": _plain(source.nodata),
+    }
+    config = IngestConfig(source, pyramid, stage_folder(out, STAGE))
+    stage = Stage(STAGE, out, ingest_block, config, len(pyramid.grid(first)), arguments, fold_statistics, pyramid.create)
+    reports = [execute(stage, runner, progress)]
+    reports += complete_pyramid(pyramid, STAGE, runner, progress)
+    stats = [ChannelStats.from_json(data) for _, data in sorted(reports[0].summary.items(), key=lambda i: int(i[0]))]
+    write_atomic(stage_folder(out, STAGE) / "statistics.json", json.dumps([s.to_json() for s in stats]))
+    _write_metadata(source, pyramid, stats)
+    facts = {"statistics": [s.summary() for s in stats], "nodata": _plain(source.nodata), "source": source.fingerprint}
+    set_status(out, version, "running", **facts, **provenance)
+    return reports
+
+
+def _plain(value: float | None) -> float | str | None:
+    """Nodata as JSON has it: NaN by name."""
+    return "nan" if value is not None and value != value else value
+
+
+def _write_metadata(source: Source, pyramid: Pyramid, stats: list[ChannelStats]) -> None:
+    version = pyramid.version
+    entry = ngff.multiscales(
+        source.name,
+        source.axes,
+        len(pyramid.levels),
+        version,
+        pixel_size=source.pixel_size,
+        translation=source.translation,
+        method="mean",
+    )
+    names = source.channel_names or [f"channel {i}" for i in range(len(stats))]
+    windows = [_window(s) for s in stats]
+    content: dict[str, Any] = {"multiscales": entry}
+    if pyramid.channel_axis is not None:
+        content["omero"] = ngff.omero(names, windows)
+    update_group(pyramid.out, version, ngff.group_attributes(version, **content))
+
+
+def _window(stats: ChannelStats) -> tuple[float, float, float, float]:
+    """Contrast that shows a channel: from its lowest to its highest percent."""
+    if not stats.count:
+        return (0.0, 1.0, 0.0, 1.0)
+    low, high = stats.percentile(1), stats.percentile(99)
+    return (stats.low, stats.high, low, high if high > low else low + 1)
+
+
+def stored_statistics(out: Path) -> list[dict[str, Any]] | None:
+    """Statistics of an ingested image, one entry per channel, None where it was not ingested by tilekit."""
+    return group_attributes(out).get("tilekit", {}).get("statistics")

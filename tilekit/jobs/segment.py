@@ -1,0 +1,309 @@
+"""The main job: check everything, then ingest, then predict; one body of code for the command line, Prefect and Python."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilekit.box import Box
+from tilekit.engine import Progress, Report, no_progress
+from tilekit.errors import InputError
+from tilekit.jobs.ingest import image_pyramid, run_ingest, stored_statistics
+from tilekit.jobs.output import Pyramid, check_output, set_status
+from tilekit.jobs.predict import (
+    CLASSES,
+    PROBABILITIES,
+    STAGE,
+    Input,
+    PredictConfig,
+    class_pyramids,
+    prediction_folder,
+    run_predict,
+)
+from tilekit.ledger import FOLDER, forget, lock, read_arguments
+from tilekit.plan import ImageFacts, Plan, make_plan
+from tilekit.predictor import MAX_CLASSES, Predictor
+from tilekit.run import Runner, available_cores, available_memory
+from tilekit.sources import Source, open_image
+from tilekit.store import is_store, store_version, sweep_partial
+
+Stored = str
+PIXEL_SIZE_TOLERANCE = 1.5
+"""How far an image's pixel size may be from the one that the network was trained at, as a ratio."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What may be asked of a segmentation, besides image, network and output."""
+
+    channels: tuple[int, ...] | None = None
+    """Which of the image's channels, in the network's order."""
+    level: int = 0
+    """Level of the image's pyramid."""
+    pixel_size: tuple[float, float] | None = None
+    """Micrometres per pixel of level 0 (y, x), where the file does not say or is wrong."""
+    nodata: float | None = None
+    box: Box | None = None
+    """Part of the image (y, x) to predict; the rest is void."""
+    mask: str | None = None
+    """Image of the same size, nonzero where to predict."""
+    probabilities: Stored | None = None
+    """uint8 or float16: store them too."""
+    tile: int | None = None
+    """Side of a tile's core, rounded down to the stride."""
+    block: int | None = None
+    """Side of what one task writes."""
+    memory: int | None = None
+    """Bytes for all workers together; None: four fifths of what is free."""
+    workers: int | None = 0
+    """Worker processes; 0: serially in this one, None: as many as cores and memory allow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A segmentation whose input has been checked and whose plan is made; nothing is written yet."""
+
+    image: Source
+    """The image as the user gave it."""
+    predictor: Predictor
+    out: Path
+    plan: Plan
+    options: Options
+    channels: tuple[int, ...]
+    mask: Source | None
+    workers: int
+    in_place: bool
+    """True where the image is the output itself, and labels are added to it."""
+    version: str
+    """Of the output's NGFF."""
+
+
+def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options, *, overwrite: bool = False) -> Job:
+    """Check image, network and output against each other, and plan. Raises InputError; writes nothing."""
+    out = Path(out)
+    in_place = isinstance(image, (str, Path)) and is_store(Path(image)) and Path(image).resolve() == out.resolve()
+    source = image if hasattr(image, "fingerprint") else open_image(image, level=options.level, nodata=options.nodata, pixel_size=options.pixel_size)
+    check_output(out)
+    if not predictor.exact:
+        raise InputError(f"this network cannot be exact: {predictor.inexact_reason}; use one whose layers see a bounded neighbourhood")
+    if predictor.n_classes > MAX_CLASSES:
+        raise InputError(f"the network has {predictor.n_classes} classes; a class map holds at most {MAX_CLASSES}")
+    channels = _channels(source, predictor, options.channels)
+    _check_pixel_size(source, predictor)
+    mask = _open_mask(options.mask, source)
+    if options.box is not None and not Box.whole(source.shape[-2:]).contains(options.box):
+        raise InputError(f"{source.name}: the box {_show(options.box)} is not inside the image of {source.shape[-2]} x {source.shape[-1]} pixels")
+    recorded = None if overwrite else read_arguments(out, STAGE)
+    tile = options.tile or (recorded["core"][0] if recorded and "core" in recorded else None)
+    plan, workers = _plan(source, predictor, options, tile, len(channels))
+    version = store_version(out) if in_place else "0.5"
+    job = Job(source, predictor, out, plan, options, channels, mask, workers, in_place, version)
+    if recorded is None:
+        _check_disk(job)
+    return job
+
+
+def _plan(source: Source, predictor: Predictor, options: Options, tile: int | None, n_channels: int) -> tuple[Plan, int]:
+    """The plan and the number of workers that the memory allows."""
+    axes = source.axes[:-2]
+    planes = tuple(n for a, n in zip(axes, source.shape, strict=False) if a != "c")
+    facts = ImageFacts(planes, n_channels, (source.shape[-2], source.shape[-1]), source.dtype.itemsize)
+    stored = np.dtype(options.probabilities).itemsize if options.probabilities else 0
+    memory = options.memory or available_memory() * 4 // 5
+
+    def plan_for(workers: int) -> Plan:
+        return make_plan(facts, predictor, tile=tile, block=options.block, memory=memory // max(workers, 1), probability_bytes=stored)
+
+    if options.workers is not None:
+        return plan_for(options.workers), options.workers
+    for workers in range(available_cores(), 1, -1):
+        try:
+            plan = plan_for(workers)
+        except InputError:
+            continue
+        if plan.n_blocks > 1:
+            return plan, min(workers, plan.n_blocks)
+        return plan, 0
+    return plan_for(0), 0
+
+
+def _channels(source: Source, predictor: Predictor, asked: Sequence[int] | None) -> tuple[int, ...]:
+    n = source.shape[source.axes.index("c")] if "c" in source.axes else 1
+    channels = tuple(range(n)) if asked is None else tuple(asked)
+    if any(not 0 <= c < n for c in channels):
+        raise InputError(f"{source.name}: has channels 0 to {n - 1}, not {max(channels, key=abs)}; name others with --channels")
+    if len(channels) != predictor.in_channels:
+        raise InputError(
+            f"{source.name}: {len(channels)} channels, but the network takes {predictor.in_channels}; "
+            f"name {predictor.in_channels} of the {n} with --channels"
+        )
+    return channels
+
+
+def _check_pixel_size(source: Source, predictor: Predictor) -> None:
+    """Refuse an image that is far from the scale that the network was trained at, with the level that fits."""
+    if source.pixel_size is None or predictor.pixel_size is None:
+        return
+    ratios = [t / s for s, t in zip(source.pixel_size, predictor.pixel_size, strict=True)]
+    if all(1 / PIXEL_SIZE_TOLERANCE <= r <= PIXEL_SIZE_TOLERANCE for r in ratios):
+        return
+    fitting = source.level + round(math.log2(max(ratios[0], 1e-9)))
+    way_out = (
+        f"use --level {fitting}" if 0 <= fitting < len(source.levels) else "no level of it fits; resample it, or correct --pixel-size"
+    )
+    raise InputError(
+        f"{source.name}: {source.pixel_size[0]:g} micrometres per pixel, but the network was trained at {predictor.pixel_size[0]:g}; {way_out}"
+    )
+
+
+def _open_mask(mask: str | None, source: Source) -> Source | None:
+    if mask is None:
+        return None
+    opened = open_image(mask)
+    if tuple(opened.shape[-2:]) != tuple(source.shape[-2:]):
+        raise InputError(f"{mask}: {opened.shape[-2:]} pixels, but the image has {source.shape[-2:]}; give a mask of the image's size")
+    return opened
+
+
+def _check_disk(job: Job) -> None:
+    """Refuse where the output surely does not fit: the image does not compress for certain, a class map does."""
+    pixels = math.prod(job.image.shape) * job.image.dtype.itemsize
+    need = job.plan.output_bytes // 8 + (0 if job.in_place else pixels * 4 // 3)
+    place = next(p for p in (job.out.absolute(), *job.out.absolute().parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    if need > free:
+        raise InputError(f"{job.out}: needs about {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; free some, or choose another disk")
+
+
+@contextmanager
+def begin(job: Job, *, overwrite: bool = False) -> Iterator[None]:
+    """Hold the output: locked, swept of half-written files, said to be running."""
+    with lock(job.out):
+        if overwrite:
+            _clear(job)
+        sweep_partial(job.out)
+        yield
+        sweep_partial(job.out)
+
+
+def _clear(job: Job) -> None:
+    """Remove what an earlier run wrote: the labels alone where the image is the output itself."""
+    if job.in_place:
+        for name in (CLASSES, PROBABILITIES):
+            shutil.rmtree(job.out / name, ignore_errors=True)
+        for folder in (job.out / FOLDER).glob(f"{STAGE}*"):
+            forget(job.out, folder.name)
+        return
+    for path in job.out.iterdir():
+        if path.name == FOLDER:
+            for stage in path.iterdir():
+                if stage.is_dir():
+                    shutil.rmtree(stage)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def provenance(job: Job) -> dict[str, Any]:
+    """What the output says of where it comes from."""
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def ingest_stage(job: Job, runner: Runner, progress: Progress = no_progress) -> list[Report]:
+    """Bring the image into the output; nothing to do where it is the output."""
+    if job.in_place:
+        set_status(job.out, job.version, "running")
+        return []
+    set_status(job.out, job.version, "running", **provenance(job))
+    pyramid: Pyramid = image_pyramid(job.image, job.out, block=job.options.block, chunk=512, version=job.version, sharded=True)
+    return run_ingest(job.image, pyramid, runner, provenance={}, progress=progress)
+
+
+def predict_stage(job: Job, runner: Runner, progress: Progress = no_progress) -> list[Report]:
+    """Label the image in the output."""
+    level = job.options.level if job.in_place else 0
+    source = job.image if job.in_place else open_image(job.out, level=level)
+    image = Input(source, job.channels, _fill(job, source))
+    config = PredictConfig(
+        input=image,
+        predictor=job.predictor,
+        plan=job.plan,
+        pyramids=class_pyramids(image, job.plan, job.predictor, job.out, job.version, job.options.probabilities),
+        box=job.options.box,
+        mask=job.mask,
+        folder=prediction_folder(job.out),
+    )
+    return run_predict(config, runner, arguments=_arguments(job), progress=progress)
+
+
+def _fill(job: Job, source: Source) -> tuple[float, ...]:
+    """The means of the channels, which stand in for nodata; 0 where the image has no valid pixel."""
+    statistics = stored_statistics(job.out)
+    if statistics is None:
+        return (0.0,) * len(job.channels)
+    return tuple(float(statistics[c]["mean"] or 0.0) for c in job.channels)
+
+
+def _arguments(job: Job) -> dict[str, Any]:
+    """All that decides the bytes of the class map."""
+    options = job.options
+    return {
+        "image": job.image.fingerprint,
+        "level": options.level,
+        "model": job.predictor.digest,
+        "precision": getattr(job.predictor, "precision", "float32"),
+        "channels": list(job.channels),
+        "core": list(job.plan.core),
+        "block": job.plan.block,
+        "box": None if options.box is None else _show(options.box),
+        "mask": None if job.mask is None else job.mask.fingerprint,
+        "probabilities": options.probabilities,
+    }
+
+
+def finish_stage(job: Job, reports: Sequence[Report], started: float) -> dict[str, Any]:
+    """Say complete, and sum up."""
+    set_status(
+        job.out,
+        job.version,
+        "complete",
+        model={"digest": job.predictor.digest, "class_names": list(job.predictor.class_names)},
+        parameters=_arguments(job),
+    )
+    seconds = time.perf_counter() - started
+    predicted = next(r for r in reports if r.stage == STAGE)
+    shape = job.plan.image.shape
+    megapixels = job.plan.grid.n_planes * shape[0] * shape[1] / 1e6
+    done = 1 - predicted.done_before / max(predicted.blocks, 1)
+    return {
+        "blocks": predicted.blocks,
+        "redone": sum(r.redone for r in reports),
+        "seconds": round(seconds, 3),
+        "megapixels_per_second": round(megapixels * done / seconds, 3),
+        "output": str(job.out),
+        "classes": predicted.summary.get("classes", {}),
+        "tiles_halved": predicted.summary.get("halved", 0),
+    }
+
+
+def _show(box: Box) -> str:
+    return ",".join(f"{a}:{b}" for a, b in zip(box.start, box.stop, strict=True))
+
+
+def run_stages(job: Job, runner: Runner, progress: Progress = no_progress, *, overwrite: bool = False, step: Callable[..., Any] | None = None) -> dict[str, Any]:
+    """Ingest, predict, finish. `step(function, *arguments)` calls each stage; Prefect's flow makes it a task run."""
+    call = step or (lambda function, *arguments: function(*arguments))
+    started = time.perf_counter()
+    with begin(job, overwrite=overwrite):
+        reports = [*call(ingest_stage, job, runner, progress), *call(predict_stage, job, runner, progress)]
+        return dict(call(finish_stage, job, reports, started))

@@ -1,0 +1,27 @@
+"""Status: how far the run of an output is, from any terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tilekit.errors import InputError
+from tilekit.ledger import FOLDER, count_recorded, is_locked, read_n_blocks
+from tilekit.store import group_attributes
+
+
+def status(out: str | Path) -> dict[str, Any]:
+    """Status (running, stopped, complete) and, for each stage that began, its blocks and those that are recorded."""
+    out = Path(out)
+    if not (out / FOLDER).is_dir():
+        raise InputError(f"{out}: no run of tilekit has written here; start one with tilekit segment")
+    said = group_attributes(out).get("tilekit", {}).get("status", "running")
+    if said != "complete" and not is_locked(out):
+        said = "stopped"
+    folders = sorted((p for p in (out / FOLDER).iterdir() if (p / "arguments.json").is_file()), key=_age)
+    stages = [{"stage": p.name, "done": count_recorded(out, p.name), "blocks": read_n_blocks(out, p.name)} for p in folders]
+    return {"output": str(out), "status": said, "stages": stages}
+
+
+def _age(folder: Path) -> float:
+    return (folder / "arguments.json").stat().st_mtime
