@@ -19,6 +19,7 @@ help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r a b; do printf '%-15s%s\n' "$$a" "$$b"; done
 
 install: $(STAMP) ## create .venv with tilekit and its tools; PYTHON=... picks the interpreter
+	@echo "ready: $(BIN)/tilekit --help"
 
 $(STAMP): pyproject.toml constraints.txt
 	@found=; \
@@ -36,13 +37,14 @@ $(STAMP): pyproject.toml constraints.txt
 	    echo "creating .venv with $$($$found -V)"; \
 	    "$$found" -m venv --clear .venv; \
 	fi
+	@echo "installing tilekit and what it needs: some minutes, 2 GB and more (torch)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: install ## the whole job on a specimen with known truth, into $(DEMO)
+demo: $(STAMP) ## the whole job on a specimen with known truth, into demo-out
 	$(BIN)/tilekit demo $(DEMO)
 
-lint: install ## style, types and import contracts
+lint: $(STAMP) ## style, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -54,7 +56,7 @@ test: lint ## lint, then all quick tests
 test-all: lint ## the slow tests too
 	$(PYTEST) -m 'not gpu'
 
-bench: install ## the benchmarks, one after the other
+bench: $(STAMP) ## the benchmarks, one after the other
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 
 clean: ## remove .venv, caches, builds and the demo's output
