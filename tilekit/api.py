@@ -8,7 +8,8 @@ from typing import Any
 
 from tilekit.box import Box
 from tilekit.engine import Progress, no_progress
-from tilekit.jobs.ingest_run import ingest_image
+from tilekit.jobs.ingest import ingest_image
+from tilekit.jobs.output import as_source
 from tilekit.jobs.segment import Options, prepare, run_stages
 from tilekit.predictor import Predictor
 from tilekit.run import open_runner
@@ -34,11 +35,19 @@ def ingest(
 
     Returns blocks, redone, seconds, output. Raises InputError for bad input, RunError for blocks that failed.
     """
+    source = as_source(image, level=level, nodata=nodata, pixel_size=pixel_size)
     with open_runner(workers, scheduler) as runner:
         return ingest_image(
-            image, Path(out), runner, block=block, chunk=chunk, ngff=ngff, shards=shards, level=level, nodata=nodata,
-            pixel_size=pixel_size, overwrite=overwrite, progress=progress,
-        )  # fmt: skip
+            source,
+            Path(out),
+            runner,
+            block=block,
+            chunk=chunk,
+            ngff=ngff,
+            shards=shards,
+            overwrite=overwrite,
+            progress=progress,
+        )
 
 
 def predict(

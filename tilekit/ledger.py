@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -81,6 +80,7 @@ class Ledger:
         """Start, or continue where the same arguments stopped; other arguments are refused with what differs."""
         self.folder.mkdir(parents=True, exist_ok=True)
         recorded = read_arguments(self.out, self.folder.name)
+        arguments = {**arguments, "blocks": self.n_blocks}
         if recorded is None:
             write_atomic(self.folder / "arguments.json", json.dumps(arguments, indent=1))
             return
@@ -168,14 +168,17 @@ def read_arguments(out: Path, stage: str) -> dict[str, Any] | None:
     return dict(json.loads(path.read_text())) if path.is_file() else None
 
 
-def count_recorded(out: Path, stage: str) -> int:
-    """How many blocks of a stage are in its ledger."""
-    return len({i for line in _lines(out / FOLDER / stage / "ledger.jsonl") for i in line["blocks"]})
+def stages(out: Path) -> list[dict[str, Any]]:
+    """The stages of an output in the order in which they began: name, blocks in its ledger, blocks in all."""
+    begun = sorted((out / FOLDER).glob("*/arguments.json"), key=lambda p: p.stat().st_mtime)
+    return [
+        {"stage": p.parent.name, "done": _count_recorded(p.parent), "blocks": json.loads(p.read_text())["blocks"]}
+        for p in begun
+    ]
 
 
-def forget(out: Path, stage: str) -> None:
-    """Drop the record of a stage, so that it starts from nothing."""
-    shutil.rmtree(out / FOLDER / stage, ignore_errors=True)
+def _count_recorded(folder: Path) -> int:
+    return len({i for line in _lines(folder / "ledger.jsonl") for i in line["blocks"]})
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -85,9 +85,7 @@ def image_label(class_names: Sequence[str], void: int, version: str) -> dict[str
     colors = [*class_colors(len(class_names)), (0, 0, 0, 0)]
     label: dict[str, Any] = {
         "colors": [{"label-value": v, "rgba": list(c)} for v, c in zip(values, colors, strict=True)],
-        "properties": [
-            {"label-value": v, "class": c} for v, c in zip(values, [*class_names, "void"], strict=True)
-        ],
+        "properties": [{"label-value": v, "class": c} for v, c in zip(values, [*class_names, "void"], strict=True)],
         "source": {"image": "../../"},
     }
     if version == "0.4":
@@ -95,6 +93,6 @@ def image_label(class_names: Sequence[str], void: int, version: str) -> dict[str
     return label
 
 
-def group_attributes(version: str, **content: Any) -> dict[str, Any]:
+def as_attributes(version: str, **content: Any) -> dict[str, Any]:
     """Attributes of a group: under `ome` from 0.5 on, bare in 0.4."""
     return {"ome": {"version": version, **content}} if version != "0.4" else dict(content)

@@ -6,10 +6,13 @@ pixels pass between store and worker alone. A bounded number of tasks is in flig
 
 from __future__ import annotations
 
+import logging
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,7 +72,11 @@ class SerialRunner:
 
 def is_worth_retrying(error: BaseException) -> bool:
     """False for what a second try cannot mend."""
-    return not isinstance(error, (InputError, MemoryError, TypeError)) and getattr(error, "errno", None) not in (13, 28, 30)
+    return not isinstance(error, (InputError, MemoryError, TypeError)) and getattr(error, "errno", None) not in (
+        13,
+        28,
+        30,
+    )
 
 
 class DaskRunner:
@@ -93,9 +100,10 @@ class DaskRunner:
         from distributed import as_completed
 
         numbers: dict[str, int] = {}
+        packed = pickle.dumps((task, config))
 
         def submit(index: int) -> Any:
-            future = self._client.submit(_attempt_on_worker, task, index, config, pure=False, retries=0)
+            future = self._client.submit(_attempt_on_worker, index, packed, pure=False, retries=0)
             numbers[future.key] = index
             return future
 
@@ -118,8 +126,16 @@ def _outcome_of(future: Any, index: int) -> Outcome:
     return Outcome(index, error=RunError(f"the scheduler dropped it ({future.status})"))
 
 
-def _attempt_on_worker(task: Task, index: int, config: Any) -> Outcome:
+def _attempt_on_worker(index: int, packed: bytes) -> Outcome:
+    task, config = _unpack(packed)
     return SerialRunner()._attempt(task, config, index)
+
+
+@lru_cache(maxsize=2)
+def _unpack(packed: bytes) -> tuple[Task, Any]:
+    """Task and config, kept per process: files and networks that they open stay open from block to block."""
+    task, config = pickle.loads(packed)  # made by this program's own driver
+    return task, config
 
 
 @contextmanager
@@ -153,14 +169,18 @@ def _connect(address: str, tls: dict[str, str] | None) -> Any:
     try:
         return Client(address, security=security, timeout="15s", set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
-        raise InputError(f"{address}: no Dask scheduler answers there ({type(error).__name__}); start one, or leave --scheduler out") from error
+        raise InputError(
+            f"{address}: no Dask scheduler answers there ({type(error).__name__}); start one, or leave --scheduler out"
+        ) from error
 
 
 def _count_workers(client: Any, address: str) -> int:
     try:
         client.wait_for_workers(1, timeout=60)
     except TimeoutError:
-        raise RunError(f"{address}: the scheduler has no workers after 60 s; start some with `dask worker {address}`") from None
+        raise RunError(
+            f"{address}: the scheduler has no workers after 60 s; start some with `dask worker {address}`"
+        ) from None
     return len(client.scheduler_info(n_workers=-1)["workers"])
 
 
@@ -183,7 +203,7 @@ def _start_here(workers: int, stack: ExitStack) -> Any:
             processes=True,
             dashboard_address=None,
             memory_limit=0,  # the plan keeps the promise; a worker near a guessed limit must not be killed
-            silence_logs="critical",
+            silence_logs=logging.CRITICAL,
         )
     )
     return Client(cluster, set_as_default=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -88,8 +87,8 @@ def read_region(path: Path, region: tuple[slice, ...]) -> Array:
     return np.asarray(zarr.open_array(str(path), mode="r")[region])
 
 
-def write_region(root: Path, name: str, region: tuple[slice, ...], pixels: Array) -> tuple[list[Shard], bool]:
-    """Write a region of whole shards of the array `root/name`; returns their records, and whether any was there before.
+def write_region(root: Path, name: str, region: tuple[slice, ...], pixels: Array) -> list[Shard]:
+    """Write a region of whole shards of the array `root/name`; returns their records.
 
     What is there is removed first: a shard at the array's edge would otherwise be read and merged, and a torn one
     would fail for ever.
@@ -97,12 +96,10 @@ def write_region(root: Path, name: str, region: tuple[slice, ...], pixels: Array
     array = zarr.open_array(str(root / name), mode="r+")
     side = array.shards or array.chunks
     keys = list(_shard_keys(name, region, side, array.metadata.zarr_format))
-    existed = False
     for key in keys:
-        existed |= (root / key).is_file()
         (root / key).unlink(missing_ok=True)
     array[region] = pixels
-    return [shard_record(root, key) for key in keys], existed
+    return [shard_record(root, key) for key in keys]
 
 
 def _shard_keys(name: str, region: Sequence[slice], side: Sequence[int], zarr_format: int) -> Iterator[str]:
@@ -138,11 +135,3 @@ def sweep_partial(root: Path) -> int:
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
-
-
-def remove_store(path: Path) -> None:
-    """Remove an output; refuses a folder that is no Zarr store, and a file."""
-    if path.is_dir() and (is_store(path) or not any(path.iterdir())):
-        shutil.rmtree(path)
-    elif path.exists():
-        raise InputError(f"{path}: is no Zarr store and is not overwritten; choose another output")

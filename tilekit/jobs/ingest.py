@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tilekit import ngff
+import numpy as np
+
 from tilekit.box import Box
-from tilekit.engine import Progress, Receipt, Stage, execute, no_progress
+from tilekit.engine import Progress, Receipt, Report, Stage, execute, no_progress
 from tilekit.errors import InputError
-from tilekit.jobs.output import Pyramid, complete_pyramid, set_status, stage_folder
-from tilekit.ledger import Summary, mark_started, write_atomic
-from tilekit.run import Runner
-from tilekit.sources import Source
+from tilekit.jobs.output import (
+    Pyramid,
+    check_output,
+    clear_output,
+    complete_pyramid,
+    now,
+    set_status,
+    stage_folder,
+    writing,
+)
+from tilekit.ledger import FOLDER, Summary, mark_started, write_atomic
+from tilekit.ngff import VERSIONS, as_attributes, multiscales, omero
+from tilekit.run import Runner, SerialRunner
+from tilekit.sources import Source, open_image
 from tilekit.stats import ChannelStats, channel_stats
 from tilekit.store import group_attributes, update_group
-from tilekit.tiling import block_side, plan_pyramid
+from tilekit.tiling import CHUNK, block_side, plan_pyramid
 
 STAGE = "ingest"
 
@@ -32,7 +44,7 @@ class IngestConfig:
 
 
 def image_pyramid(
-    source: Source, out: Path, *, block: int | None, chunk: int, version: str, sharded: bool
+    source: Source, out: Path, *, block: int | None, version: str, chunk: int = CHUNK, sharded: bool = True
 ) -> Pyramid:
     """The arrays that an image becomes."""
     shape = (source.shape[-2], source.shape[-1])
@@ -77,9 +89,7 @@ def fold_statistics(total: Summary, part: Summary) -> Summary:
     return folded
 
 
-def run_ingest(
-    source: Source, pyramid: Pyramid, runner: Runner, *, provenance: dict[str, Any], progress: Progress = no_progress
-) -> list[Any]:
+def run_ingest(source: Source, pyramid: Pyramid, runner: Runner, progress: Progress = no_progress) -> list[Report]:
     """Write the image, its pyramid, metadata and statistics; the caller holds the lock."""
     out, version = pyramid.out, pyramid.version
     first = pyramid.passes[0]
@@ -93,16 +103,31 @@ def run_ingest(
         "ngff": version,
         "nodata": _plain(source.nodata),
     }
-    config = IngestConfig(source, pyramid, stage_folder(out, STAGE))
-    stage = Stage(STAGE, out, ingest_block, config, len(pyramid.grid(first)), arguments, fold_statistics, pyramid.create)
+    config = IngestConfig(_reachable(source, out, runner), pyramid, stage_folder(out, STAGE))
+
+    def make_arrays() -> None:
+        set_status(out, version, "running", source=source.fingerprint, date=now())
+        pyramid.create()
+
+    n_blocks = len(pyramid.grid(first))
+    stage = Stage(STAGE, out, ingest_block, config, n_blocks, arguments, fold_statistics, make_arrays)
     reports = [execute(stage, runner, progress)]
     reports += complete_pyramid(pyramid, STAGE, runner, progress)
     stats = [ChannelStats.from_json(data) for _, data in sorted(reports[0].summary.items(), key=lambda i: int(i[0]))]
     write_atomic(stage_folder(out, STAGE) / "statistics.json", json.dumps([s.to_json() for s in stats]))
     _write_metadata(source, pyramid, stats)
-    facts = {"statistics": [s.summary() for s in stats], "nodata": _plain(source.nodata), "source": source.fingerprint}
-    set_status(out, version, "running", **facts, **provenance)
+    set_status(out, version, "running", statistics=[s.summary() for s in stats], nodata=_plain(source.nodata))
     return reports
+
+
+def _reachable(source: Source, out: Path, runner: Runner) -> Source:
+    """A source that worker processes can open: an array in memory is put into a file for them."""
+    pixels = getattr(source.reference, "source", None)
+    if isinstance(runner, SerialRunner) or not isinstance(pixels, np.ndarray):
+        return source
+    path = out / FOLDER / "array.npy"
+    np.save(path, pixels)
+    return open_image(path, level=source.level, nodata=source.nodata, pixel_size=source.reference.pixel_size)
 
 
 def _plain(value: float | None) -> float | str | None:
@@ -112,7 +137,7 @@ def _plain(value: float | None) -> float | str | None:
 
 def _write_metadata(source: Source, pyramid: Pyramid, stats: list[ChannelStats]) -> None:
     version = pyramid.version
-    entry = ngff.multiscales(
+    entry = multiscales(
         source.name,
         source.axes,
         len(pyramid.levels),
@@ -125,8 +150,8 @@ def _write_metadata(source: Source, pyramid: Pyramid, stats: list[ChannelStats])
     windows = [_window(s) for s in stats]
     content: dict[str, Any] = {"multiscales": entry}
     if pyramid.channel_axis is not None:
-        content["omero"] = ngff.omero(names, windows)
-    update_group(pyramid.out, version, ngff.group_attributes(version, **content))
+        content["omero"] = omero(names, windows)
+    update_group(pyramid.out, version, as_attributes(version, **content))
 
 
 def _window(stats: ChannelStats) -> tuple[float, float, float, float]:
@@ -140,3 +165,34 @@ def _window(stats: ChannelStats) -> tuple[float, float, float, float]:
 def stored_statistics(out: Path) -> list[dict[str, Any]] | None:
     """Statistics of an ingested image, one entry per channel, None where it was not ingested by tilekit."""
     return group_attributes(out).get("tilekit", {}).get("statistics")
+
+
+def ingest_image(
+    source: Source,
+    out: Path,
+    runner: Runner,
+    *,
+    block: int | None = None,
+    chunk: int = CHUNK,
+    ngff: str = "0.5",
+    shards: bool = True,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Ingest as a job of its own, from the checks to the word complete."""
+    if ngff not in VERSIONS:
+        raise InputError(f"NGFF {ngff} is not written; choose {' or '.join(VERSIONS)}")
+    check_output(out)
+    pyramid = image_pyramid(source, out, block=block, version=ngff, chunk=chunk, sharded=shards)
+    started = time.perf_counter()
+    with writing(out):
+        if overwrite:
+            clear_output(out)
+        reports = run_ingest(source, pyramid, runner, progress)
+        set_status(out, ngff, "complete")
+    return {
+        "blocks": reports[0].blocks,
+        "redone": sum(r.redone for r in reports),
+        "seconds": round(time.perf_counter() - started, 3),
+        "output": str(out),
+    }

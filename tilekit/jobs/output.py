@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,19 @@ from tilekit import __version__
 from tilekit.box import Box
 from tilekit.engine import Progress, Receipt, Report, Stage, execute
 from tilekit.errors import InputError
-from tilekit.ledger import Summary, mark_started
+from tilekit.ledger import FOLDER, Summary, lock, mark_started
 from tilekit.pyramid import halve_labels, halve_mean
 from tilekit.run import Runner
-from tilekit.store import create_array, group_attributes, is_store, read_region, update_group, write_region
+from tilekit.sources import Source, open_image
+from tilekit.store import (
+    create_array,
+    group_attributes,
+    is_store,
+    read_region,
+    sweep_partial,
+    update_group,
+    write_region,
+)
 from tilekit.tiling import BlockGrid, Level, Pass, check_single_writer
 
 Array = NDArray[Any]
@@ -75,7 +87,10 @@ class Pyramid:
             create_array(path, level, self.leading, self.axes, np.dtype(self.dtype), self.version, fill=self.fill)
 
     def _exists(self) -> bool:
-        return all(any((self.out / self.path(k) / f).exists() for f in ("zarr.json", ".zarray")) for k in range(len(self.levels)))
+        return all(
+            any((self.out / self.path(k) / f).exists() for f in ("zarr.json", ".zarray"))
+            for k in range(len(self.levels))
+        )
 
     def write_block(self, step: Pass, plane: tuple[int, ...], box: Box, pixels: Array) -> list[Any]:
         """Write a block (leading..., y, x) of level `step.source` on every level of its pass; records of its shards."""
@@ -122,7 +137,12 @@ def complete_pyramid(pyramid: Pyramid, stage: str, runner: Runner, progress: Pro
 
 
 def stage_folder(out: Path, stage: str) -> Path:
-    return out / ".tilekit" / stage
+    return out / FOLDER / stage
+
+
+def now() -> str:
+    """The time of provenance, in seconds, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def set_status(out: Path, version: str, status: str, **facts: Any) -> None:
@@ -131,9 +151,30 @@ def set_status(out: Path, version: str, status: str, **facts: Any) -> None:
     update_group(out, version, {"tilekit": {**known, **facts, "status": status, "version": __version__}})
 
 
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Hold an output: locked against other runs, and swept of files that a killed writer left half-written."""
+    with lock(out):
+        sweep_partial(out)
+        yield
+        sweep_partial(out)
+
+
+def clear_output(out: Path) -> None:
+    """Remove all that an earlier run wrote; the caller holds the lock."""
+    for path in (*out.iterdir(), *(out / FOLDER).iterdir()):
+        if path.is_dir() and path.name != FOLDER:
+            shutil.rmtree(path)
+        elif path.is_file() and path.name != "lock":
+            path.unlink()
+
+
 def check_output(out: Path) -> None:
     """Refuse an output path where something lies that tilekit did not write."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_store(out) and not (out / ".tilekit").is_dir()):
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_store(out) and not (out / FOLDER).is_dir()):
         raise InputError(f"{out}: exists and is no Zarr store; choose another output")
 
 
+def as_source(image: Any, **options: Any) -> Source:
+    """An image given as path, array or source."""
+    return image if hasattr(image, "fingerprint") else open_image(image, **options)

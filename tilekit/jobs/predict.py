@@ -200,7 +200,9 @@ def fold_counts(total: Summary, part: Summary) -> Summary:
     return {"classes": classes, "halved": total.get("halved", 0) + part.get("halved", 0)}
 
 
-def class_pyramids(image: Input, plan: Plan, predictor: Predictor, out: Path, version: str, stored: str | None) -> tuple[Pyramid, ...]:
+def class_pyramids(
+    image: Input, plan: Plan, predictor: Predictor, out: Path, version: str, stored: str | None
+) -> tuple[Pyramid, ...]:
     """The arrays that a prediction writes."""
     axes = image.source.axes.replace("c", "")
     planes = plan.image.planes
@@ -262,12 +264,12 @@ def _write_metadata(config: PredictConfig, pyramid: Pyramid) -> None:
     if pyramid.is_labels:
         labels = pyramid.out / "labels"
         listed = _listed_labels(labels)
-        update_group(labels, version, ngff.group_attributes(version, labels=[*listed, "classes"]))
+        update_group(labels, version, ngff.as_attributes(version, labels=[*listed, "classes"]))
         content["image-label"] = ngff.image_label(names, VOID, version)
     else:
         top = 255.0 if pyramid.dtype == "|u1" else 1.0
         content["omero"] = ngff.omero(names, [(0.0, top, 0.0, top)] * len(names))
-    update_group(pyramid.out / pyramid.name, version, ngff.group_attributes(version, **content))
+    update_group(pyramid.out / pyramid.name, version, ngff.as_attributes(version, **content))
 
 
 def _listed_labels(labels: Path) -> list[str]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from tilekit.box import Box
 from tilekit.engine import Progress, Report, no_progress
 from tilekit.errors import InputError
 from tilekit.jobs.ingest import image_pyramid, run_ingest, stored_statistics
-from tilekit.jobs.output import Pyramid, check_output, set_status
+from tilekit.jobs.output import as_source, check_output, clear_output, set_status, writing
 from tilekit.jobs.predict import (
     CLASSES,
     PROBABILITIES,
@@ -29,12 +27,12 @@ from tilekit.jobs.predict import (
     prediction_folder,
     run_predict,
 )
-from tilekit.ledger import FOLDER, forget, lock, read_arguments
+from tilekit.ledger import FOLDER, read_arguments
 from tilekit.plan import ImageFacts, Plan, make_plan
 from tilekit.predictor import MAX_CLASSES, Predictor
 from tilekit.run import Runner, available_cores, available_memory
 from tilekit.sources import Source, open_image
-from tilekit.store import is_store, store_version, sweep_partial
+from tilekit.store import is_store, store_version
 
 Stored = str
 PIXEL_SIZE_TOLERANCE = 1.5
@@ -91,17 +89,21 @@ def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options,
     """Check image, network and output against each other, and plan. Raises InputError; writes nothing."""
     out = Path(out)
     in_place = isinstance(image, (str, Path)) and is_store(Path(image)) and Path(image).resolve() == out.resolve()
-    source = image if hasattr(image, "fingerprint") else open_image(image, level=options.level, nodata=options.nodata, pixel_size=options.pixel_size)
+    source = as_source(image, level=options.level, nodata=options.nodata, pixel_size=options.pixel_size)
     check_output(out)
     if not predictor.exact:
-        raise InputError(f"this network cannot be exact: {predictor.inexact_reason}; use one whose layers see a bounded neighbourhood")
+        raise InputError(
+            f"this network cannot be exact: {predictor.inexact_reason}; use one whose layers see a bounded neighbourhood"
+        )
     if predictor.n_classes > MAX_CLASSES:
         raise InputError(f"the network has {predictor.n_classes} classes; a class map holds at most {MAX_CLASSES}")
     channels = _channels(source, predictor, options.channels)
     _check_pixel_size(source, predictor)
     mask = _open_mask(options.mask, source)
     if options.box is not None and not Box.whole(source.shape[-2:]).contains(options.box):
-        raise InputError(f"{source.name}: the box {_show(options.box)} is not inside the image of {source.shape[-2]} x {source.shape[-1]} pixels")
+        raise InputError(
+            f"{source.name}: the box {_show(options.box)} is not inside the image of {source.shape[-2]} x {source.shape[-1]} pixels"
+        )
     recorded = None if overwrite else read_arguments(out, STAGE)
     tile = options.tile or (recorded["core"][0] if recorded and "core" in recorded else None)
     plan, workers = _plan(source, predictor, options, tile, len(channels))
@@ -112,7 +114,9 @@ def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options,
     return job
 
 
-def _plan(source: Source, predictor: Predictor, options: Options, tile: int | None, n_channels: int) -> tuple[Plan, int]:
+def _plan(
+    source: Source, predictor: Predictor, options: Options, tile: int | None, n_channels: int
+) -> tuple[Plan, int]:
     """The plan and the number of workers that the memory allows."""
     axes = source.axes[:-2]
     planes = tuple(n for a, n in zip(axes, source.shape, strict=False) if a != "c")
@@ -121,7 +125,9 @@ def _plan(source: Source, predictor: Predictor, options: Options, tile: int | No
     memory = options.memory or available_memory() * 4 // 5
 
     def plan_for(workers: int) -> Plan:
-        return make_plan(facts, predictor, tile=tile, block=options.block, memory=memory // max(workers, 1), probability_bytes=stored)
+        return make_plan(
+            facts, predictor, tile=tile, block=options.block, memory=memory // max(workers, 1), probability_bytes=stored
+        )
 
     if options.workers is not None:
         return plan_for(options.workers), options.workers
@@ -140,7 +146,9 @@ def _channels(source: Source, predictor: Predictor, asked: Sequence[int] | None)
     n = source.shape[source.axes.index("c")] if "c" in source.axes else 1
     channels = tuple(range(n)) if asked is None else tuple(asked)
     if any(not 0 <= c < n for c in channels):
-        raise InputError(f"{source.name}: has channels 0 to {n - 1}, not {max(channels, key=abs)}; name others with --channels")
+        raise InputError(
+            f"{source.name}: has channels 0 to {n - 1}, not {max(channels, key=abs)}; name others with --channels"
+        )
     if len(channels) != predictor.in_channels:
         raise InputError(
             f"{source.name}: {len(channels)} channels, but the network takes {predictor.in_channels}; "
@@ -158,7 +166,9 @@ def _check_pixel_size(source: Source, predictor: Predictor) -> None:
         return
     fitting = source.level + round(math.log2(max(ratios[0], 1e-9)))
     way_out = (
-        f"use --level {fitting}" if 0 <= fitting < len(source.levels) else "no level of it fits; resample it, or correct --pixel-size"
+        f"use --level {fitting}"
+        if 0 <= fitting < len(source.levels)
+        else "no level of it fits; resample it, or correct --pixel-size"
     )
     raise InputError(
         f"{source.name}: {source.pixel_size[0]:g} micrometres per pixel, but the network was trained at {predictor.pixel_size[0]:g}; {way_out}"
@@ -170,7 +180,9 @@ def _open_mask(mask: str | None, source: Source) -> Source | None:
         return None
     opened = open_image(mask)
     if tuple(opened.shape[-2:]) != tuple(source.shape[-2:]):
-        raise InputError(f"{mask}: {opened.shape[-2:]} pixels, but the image has {source.shape[-2:]}; give a mask of the image's size")
+        raise InputError(
+            f"{mask}: {opened.shape[-2:]} pixels, but the image has {source.shape[-2:]}; give a mask of the image's size"
+        )
     return opened
 
 
@@ -181,42 +193,20 @@ def _check_disk(job: Job) -> None:
     place = next(p for p in (job.out.absolute(), *job.out.absolute().parents) if p.exists())
     free = shutil.disk_usage(place).free
     if need > free:
-        raise InputError(f"{job.out}: needs about {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; free some, or choose another disk")
+        raise InputError(
+            f"{job.out}: needs about {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; free some, or choose another disk"
+        )
 
 
-@contextmanager
-def begin(job: Job, *, overwrite: bool = False) -> Iterator[None]:
-    """Hold the output: locked, swept of half-written files, said to be running."""
-    with lock(job.out):
-        if overwrite:
-            _clear(job)
-        sweep_partial(job.out)
-        yield
-        sweep_partial(job.out)
-
-
-def _clear(job: Job) -> None:
+def clear(job: Job) -> None:
     """Remove what an earlier run wrote: the labels alone where the image is the output itself."""
-    if job.in_place:
-        for name in (CLASSES, PROBABILITIES):
-            shutil.rmtree(job.out / name, ignore_errors=True)
-        for folder in (job.out / FOLDER).glob(f"{STAGE}*"):
-            forget(job.out, folder.name)
+    if not job.in_place:
+        clear_output(job.out)
         return
-    for path in job.out.iterdir():
-        if path.name == FOLDER:
-            for stage in path.iterdir():
-                if stage.is_dir():
-                    shutil.rmtree(stage)
-        elif path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def provenance(job: Job) -> dict[str, Any]:
-    """What the output says of where it comes from."""
-    return {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+    for name in (CLASSES, PROBABILITIES):
+        shutil.rmtree(job.out / name, ignore_errors=True)
+    for folder in (job.out / FOLDER).glob(f"{STAGE}*"):
+        shutil.rmtree(folder)
 
 
 def ingest_stage(job: Job, runner: Runner, progress: Progress = no_progress) -> list[Report]:
@@ -224,9 +214,8 @@ def ingest_stage(job: Job, runner: Runner, progress: Progress = no_progress) -> 
     if job.in_place:
         set_status(job.out, job.version, "running")
         return []
-    set_status(job.out, job.version, "running", **provenance(job))
-    pyramid: Pyramid = image_pyramid(job.image, job.out, block=job.options.block, chunk=512, version=job.version, sharded=True)
-    return run_ingest(job.image, pyramid, runner, provenance={}, progress=progress)
+    pyramid = image_pyramid(job.image, job.out, block=job.options.block, version=job.version)
+    return run_ingest(job.image, pyramid, runner, progress)
 
 
 def predict_stage(job: Job, runner: Runner, progress: Progress = no_progress) -> list[Report]:
@@ -300,10 +289,19 @@ def _show(box: Box) -> str:
     return ",".join(f"{a}:{b}" for a, b in zip(box.start, box.stop, strict=True))
 
 
-def run_stages(job: Job, runner: Runner, progress: Progress = no_progress, *, overwrite: bool = False, step: Callable[..., Any] | None = None) -> dict[str, Any]:
+def run_stages(
+    job: Job,
+    runner: Runner,
+    progress: Progress = no_progress,
+    *,
+    overwrite: bool = False,
+    step: Callable[..., Any] | None = None,
+) -> dict[str, Any]:
     """Ingest, predict, finish. `step(function, *arguments)` calls each stage; Prefect's flow makes it a task run."""
     call = step or (lambda function, *arguments: function(*arguments))
     started = time.perf_counter()
-    with begin(job, overwrite=overwrite):
+    with writing(job.out):
+        if overwrite:
+            clear(job)
         reports = [*call(ingest_stage, job, runner, progress), *call(predict_stage, job, runner, progress)]
         return dict(call(finish_stage, job, reports, started))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tilekit.errors import InputError
-from tilekit.ledger import FOLDER, count_recorded, is_locked, read_n_blocks
+from tilekit.ledger import FOLDER, is_locked, stages
 from tilekit.store import group_attributes
 
 
@@ -18,10 +18,4 @@ def status(out: str | Path) -> dict[str, Any]:
     said = group_attributes(out).get("tilekit", {}).get("status", "running")
     if said != "complete" and not is_locked(out):
         said = "stopped"
-    folders = sorted((p for p in (out / FOLDER).iterdir() if (p / "arguments.json").is_file()), key=_age)
-    stages = [{"stage": p.name, "done": count_recorded(out, p.name), "blocks": read_n_blocks(out, p.name)} for p in folders]
-    return {"output": str(out), "status": said, "stages": stages}
-
-
-def _age(folder: Path) -> float:
-    return (folder / "arguments.json").stat().st_mtime
+    return {"output": str(out), "status": said, "stages": stages(out)}

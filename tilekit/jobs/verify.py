@@ -34,7 +34,9 @@ def verify(out: str | Path, predictor: Predictor, *, boxes: int = 12, side: int 
     if recorded is None:
         raise InputError(f"{out}: holds no prediction of tilekit; make one with tilekit segment")
     if recorded["model"] != predictor.digest:
-        raise InputError(f"{out}: was made by the network {recorded['model'][:12]}, this one is {predictor.digest[:12]}; give that one")
+        raise InputError(
+            f"{out}: was made by the network {recorded['model'][:12]}, this one is {predictor.digest[:12]}; give that one"
+        )
     if (status := group_attributes(out).get("tilekit", {}).get("status")) != "complete":
         raise InputError(f"{out}: is not complete (status {status}); run tilekit segment again to continue it")
     in_place = read_arguments(out, "ingest") is None or recorded["level"] > 0
@@ -65,7 +67,11 @@ def _boxes_on_seams(shape: Pair, core: Pair, block: int, side: int, n: int, chos
     for i in range(n):
         centre = []
         for length, step in zip(shape, core, strict=True):
-            within = sorted({b + t for b in range(0, length, block) for t in range(0, block, step)} & set(range(1, length))) if length <= block * 64 else [block * chosen.randrange(1, length // block)]
+            within = (
+                sorted({b + t for b in range(0, length, block) for t in range(0, block, step)} & set(range(1, length)))
+                if length <= block * 64
+                else [block * chosen.randrange(1, length // block)]
+            )
             centre.append(chosen.choice(within) if within and chosen.random() < 0.8 else chosen.randrange(length))
         if i < 2:
             centre = [0, 0] if i == 0 else [shape[0] - 1, shape[1] - 1]
@@ -80,7 +86,9 @@ def _aligned(box: Box, stride: Pair, shape: Pair) -> Box:
     return Box(start, tuple(min(b, n) for b, n in zip(box.stop, shape, strict=True)))
 
 
-def _predict(image: Input, plane: tuple[int, ...], tile: Tile, predictor: Predictor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def _predict(
+    image: Input, plane: tuple[int, ...], tile: Tile, predictor: Predictor
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     pixels, _ = image.fill_nodata(read_mirrored(lambda b: image.read(plane, b), tile.read, image.shape))
     classes, probabilities = predictor.predict(pixels[None], probabilities=True)
     assert probabilities is not None
@@ -96,7 +104,9 @@ def _classes(image: Input, plane: tuple[int, ...], box: Box, predictor: Predicto
     return _predict(image, plane, Tile(box, predictor.halo, predictor.stride), predictor)[0]
 
 
-def _by_tiles(image: Input, plane: tuple[int, ...], box: Box, predictor: Predictor, core: Pair, block: int) -> NDArray[np.float32]:
+def _by_tiles(
+    image: Input, plane: tuple[int, ...], box: Box, predictor: Predictor, core: Pair, block: int
+) -> NDArray[np.float32]:
     """Probabilities of a box, cut out of the tiles that the run's plan has there."""
     out = np.zeros((predictor.n_classes, *box.shape), np.float32)
     whole = Box.whole(image.shape)
@@ -109,7 +119,9 @@ def _by_tiles(image: Input, plane: tuple[int, ...], box: Box, predictor: Predict
                 part = tile.core.intersect(box)
                 if part.n_pixels:
                     probabilities = _predict(image, plane, tile, predictor)[1]
-                    out[(slice(None), *part.relative_to(box).slices)] = probabilities[(slice(None), *part.relative_to(tile.core).slices)]
+                    out[(slice(None), *part.relative_to(box).slices)] = probabilities[
+                        (slice(None), *part.relative_to(tile.core).slices)
+                    ]
     return out
 
 

@@ -40,8 +40,10 @@ class ArrayReader:
     def read(self, box: Box) -> NDArray[Any]:
         if self.channels is None:
             return np.array(self.pixels[box.slices])
-        channels = self.channels[box.slices[self.axis]]
-        planes = [self.pixels[(*box.slices[: self.axis], c, *box.slices[self.axis + 1 :])] for c in channels]
+        every = list(box.slices)
+        channels, every[self.axis] = self.channels[every[self.axis]], slice(None)
+        by_channel = np.moveaxis(self.pixels, self.axis, 0)
+        planes = [by_channel[c][tuple(every[: self.axis] + every[self.axis + 1 :])] for c in channels]
         return np.stack(planes, self.axis)
 
 

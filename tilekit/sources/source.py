@@ -125,14 +125,15 @@ def file_fingerprint(path: Path) -> dict[str, Any]:
     return {"path": str(path), "size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def native_dtype(dtype: Any, name: str) -> np.dtype[Any]:
+def native_dtype(stored: Any, name: str) -> np.dtype[Any]:
     """The dtype in which pixels are presented; refuses what is no number per pixel."""
-    dtype = np.dtype(dtype)
+    dtype: np.dtype[Any] = np.dtype(stored)
     if dtype.kind == "b":
         return np.dtype(np.uint8)
     if dtype.kind not in "iuf":
         raise InputError(f"{name}: pixels of type {dtype} are not supported; convert them to integers or floats")
-    return dtype.newbyteorder("=")
+    native: np.dtype[Any] = dtype.newbyteorder("=")
+    return native
 
 
 def check_shape(shape: Sequence[int], name: str) -> None:

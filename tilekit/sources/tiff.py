@@ -33,6 +33,9 @@ from tilekit.sources.tiff_reader import Decoder, TiffReader
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPageSeries
 
+INCOMPLETE_SIGNS = ("invalid offset to", "invalid page offset", "corrupted tag list", "circular reference", "missing")
+"""Words of tifffile's log for lost pages or planes; what else it logs costs no pixels."""
+
 
 def open_tiff(reference: Reference) -> Source:
     """The first image series of a TIFF as a source; every strip and tile of the level is known to lie in the file."""
@@ -66,10 +69,8 @@ def _refuse_broken(tiff: TiffFile, path: Path) -> None:
 def _refuse_complaints(complaints: Sequence[str], path: Path) -> None:
     """What tifffile only logs, though pages or planes are lost by it."""
     for line in complaints:
-        if any(
-            sign in line for sign in ("invalid offset to", "invalid page offset", "invalid number of tags", "missing")
-        ):
-            raise InputError(f"{path}: {line}; copy it again, with all files that belong to it")
+        if any(sign in line for sign in INCOMPLETE_SIGNS):
+            raise InputError(f"{path}: incomplete: {line}; copy it again, with all files that belong to it")
 
 
 def _describe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ class _Keep(logging.Filter):
         if lines is None:
             return True
         if record.levelno >= logging.WARNING:
-            lines.append(record.getMessage().splitlines()[0])
+            lines.append(re.sub(r"^<tifffile\.[^>]*> ?", "", record.getMessage().split("\n")[0]))
         return False
 
 
