@@ -21,8 +21,8 @@ from tilekit.sources.tiff_log import listening
 BAND_BYTES = 16 * 2**20
 """Bytes of raw rows read at a time from a strip that needs no decoding."""
 
-JPEG, JPEG_END = 7, b"\xff\xd9"
-"""A JPEG stream cut short decodes to gray without complaint, so its end marker is asked for."""
+JPEG_CODES, JPEG_END = (7, 33003, 33004, 33005, 34712), b"\xff\xd9"
+"""JPEG and JPEG 2000 streams cut short decode to gray without complaint, so their end marker is asked for."""
 
 
 class Files:
@@ -73,7 +73,7 @@ class Decoder:
 
     def decode(self, data: bytes, index: int, tables: bytes | None) -> NDArray[Any]:
         """A strip or tile as (depth, rows, columns, samples); parts outside the image may be missing."""
-        if self.key.compression == JPEG and self.key.jpegheader is None and JPEG_END not in data:
+        if self.key.compression in JPEG_CODES and self.key.jpegheader is None and JPEG_END not in data:
             raise EOFError("the JPEG stream has no end")
         options: dict[str, Any] = {"jpegtables": tables}
         if self.key.jpegheader is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import warnings
 from dataclasses import dataclass
 from math import prod
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     import zarr
 
 ARRAY_DOCUMENTS = ("zarr.json", ".zarray", ".zattrs")
+
+_QUIET = threading.Lock()
+"""Warnings are switched off for the whole process, so by one thread at a time."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Image:
 def open_zarr(reference: Reference) -> Source:
     """An array, a level of an OME-NGFF image, or the first series of a bioformats2raw store as a source."""
     path = Path(reference.source)
-    with warnings.catch_warnings():
+    with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = _find_image(path, reference.level)
         arrays = [_open_array(p) for p in _array_paths(image)]
