@@ -108,7 +108,7 @@ class DaskRunner:
             return future
 
         in_flight = self.n_workers * (THREADS_PER_WORKER + 1)
-        arriving = as_completed([submit(i) for i in islice(waiting, in_flight)])
+        arriving = as_completed([submit(i) for i in islice(waiting, in_flight)], loop=self._client.loop)
         for future in arriving:
             outcome = _outcome_of(future, numbers.pop(future.key))
             future.release()
