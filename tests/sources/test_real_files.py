@@ -54,7 +54,8 @@ def opened(path: Path) -> Source | None:
     refusal = None
     try:
         source = open_image(path)
-        source.read([(0, min(n, 2)) for n in source.shape])
+        for box in random_boxes(source.shape):
+            source.read(box)
     except InputError as error:
         refusal = str(error)
     if refusal is None:

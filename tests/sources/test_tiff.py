@@ -229,6 +229,14 @@ def test_a_broken_tile_is_never_zeros(tmp_path: Path, compression: str, half: bo
         source.read([(30, 64), (0, 5)])
 
 
+def test_strips_shorter_than_their_rows_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", picture((20, 30), "uint16"), rowsperstrip=8)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tiff:
+        tiff.pages[0].tags["StripByteCounts"].overwrite([480, 480, 100])
+    with pytest.raises(InputError, match="strip 2 of 3 has 100 bytes, its rows need 240"):
+        open_image(tmp_path / "a.tif")
+
+
 def test_unknown_codec_is_named(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", picture((20, 20), "uint8"))
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tiff:

@@ -25,7 +25,7 @@ from tilekit.sources.source import (
     scaled,
     with_channels,
 )
-from tilekit.sources.tiff_layout import Grid, Page, Planes, check_extent, lay_planes
+from tilekit.sources.tiff_layout import Grid, Page, Planes, check_extent, check_strips, lay_planes
 from tilekit.sources.tiff_log import listening
 from tilekit.sources.tiff_metadata import channel_names, file_nodata, pixel_size
 from tilekit.sources.tiff_reader import Decoder, TiffReader
@@ -159,6 +159,8 @@ def _make_reader(series: TiffPageSeries, path: Path, planes: Planes, dtype: np.d
     sizes = {p: os.path.getsize(p) for p in {page.path for page in pages}}
     for page in pages:
         check_extent(page, grid.n_segments, sizes[page.path], word)
+        if decoder.raw_rows:
+            check_strips(page, grid, decoder.row_bytes)
     return TiffReader(pages, planes, grid, decoder, dtype, word)
 
 

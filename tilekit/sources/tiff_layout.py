@@ -144,3 +144,18 @@ def check_extent(page: Page, n_segments: int, file_bytes: int, word: str) -> Non
             f"{page.path}: {word} {i} of {n_segments} has {page.counts[i]} bytes at byte {page.offsets[i]}, "
             "where none can be; write the file again"
         )
+
+
+def check_strips(page: Page, grid: Grid, row_bytes: int) -> None:
+    """Refuse a page without compression whose strips are shorter than their rows."""
+    _, _, n_rows, _ = grid.counts
+    first = np.arange(grid.n_segments) % n_rows * grid.segment[1]
+    needed = np.minimum(grid.segment[1], grid.image[2] - first) * row_bytes
+    counts = page.counts[: grid.n_segments]
+    short = np.flatnonzero((counts < needed) & (counts > 0))
+    if short.size:
+        i = int(short[0])
+        raise InputError(
+            f"{page.path}: strip {i} of {grid.n_segments} has {counts[i]} bytes, its rows need {needed[i]}; "
+            "write the file again"
+        )

@@ -71,6 +71,11 @@ class Decoder:
         whole_bytes = key.bitspersample == key.dtype.itemsize * 8 and key.dtype.kind in "iuf"
         return bool(plain and whole_bytes and not key.is_subsampled and self.transform is None)
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of a strip where rows can be taken as they are."""
+        return int(self.key.imagewidth * self.key.shaped[4] * self.key.dtype.itemsize)
+
     def decode(self, data: bytes, index: int, tables: bytes | None) -> NDArray[Any]:
         """A strip or tile as (depth, rows, columns, samples); parts outside the image may be missing."""
         if self.key.compression in JPEG_CODES and self.key.jpegheader is None and JPEG_END not in data:
@@ -176,9 +181,7 @@ class TiffReader:
         """Copy rows of a strip without decoding, in bands, so that a strip as large as the image costs no memory."""
         width, samples = self.grid.image[3], self.grid.image[4]
         stored = self.decoder.key.dtype.newbyteorder(self.decoder.key.parent.byteorder)
-        row_bytes = width * samples * stored.itemsize
-        if rows.stop * row_bytes > page.counts[index]:
-            raise EOFError(f"row {rows.stop - 1} ends at byte {rows.stop * row_bytes} of {page.counts[index]}")
+        row_bytes = self.decoder.row_bytes
         step = max(1, BAND_BYTES // row_bytes)
         for first in range(rows.start, rows.stop, step):
             n = min(step, rows.stop - first)
