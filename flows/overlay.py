@@ -10,6 +10,8 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from tilekit.sources import Source, open_image
+
 Color = tuple[int, int, int]
 RGB = NDArray[np.uint8]
 
@@ -95,3 +97,26 @@ def panels(pictures: Sequence[RGB], gap: int = 4) -> RGB:
 
 def write_png(path: str | Path, rgb: RGB) -> None:
     Path(path).write_bytes(imagecodecs.png_encode(np.ascontiguousarray(rgb)))
+
+
+def overlay_of_store(out: Path, side: int = 1024) -> Path:
+    """Draw the class map of an output over its image, at the finest level that is at most `side` pixels wide.
+
+    Writes overlay.png beside the ledger, and returns its path.
+    """
+    image = open_image(out)
+    level = next((k for k, s in enumerate(image.levels) if max(s[-2:]) <= side), len(image.levels) - 1)
+    pixels, classes = open_image(out, level=level), open_image(out / "labels" / "classes", level=level)
+    path = out / ".tilekit" / "overlay.png"
+    overlay_png(_first_plane(pixels), _first_plane(classes).astype(np.uint8), path)
+    return path
+
+
+def _first_plane(source: Source) -> NDArray[Any]:
+    """The first plane: (y, x), or (y, x, 3) where there are three channels."""
+    shape = source.shape
+    n = shape[source.axes.index("c")] if "c" in source.axes else 1
+    take = 3 if n == 3 else 1
+    box = tuple(slice(0, take if a == "c" else m if a in "yx" else 1) for a, m in zip(source.axes, shape, strict=True))
+    pixels = source.read(box).reshape(take, *shape[-2:])
+    return np.moveaxis(pixels, 0, -1) if take == 3 else pixels[0]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tilekit import ngff
 from tilekit.box import Box
 from tilekit.engine import Progress, Receipt, Stage, execute, no_progress
-from tilekit.jobs.output import Pyramid, complete_pyramid, stage_folder
+from tilekit.jobs.output import Pyramid, complete_pyramid, set_status, stage_folder
 from tilekit.ledger import Summary, mark_started
 from tilekit.mirror import read_mirrored
 from tilekit.plan import Plan
@@ -232,6 +232,7 @@ def run_predict(
     """Write the class map with its pyramid and metadata; the caller holds the lock."""
 
     def prepare() -> None:
+        set_status(out, config.pyramids[0].version, "running")
         for pyramid in config.pyramids:
             _write_metadata(config, pyramid)
             pyramid.create()

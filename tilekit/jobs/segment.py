@@ -212,7 +212,6 @@ def clear(job: Job) -> None:
 def ingest_stage(job: Job, runner: Runner, progress: Progress = no_progress) -> list[Report]:
     """Bring the image into the output; nothing to do where it is the output."""
     if job.in_place:
-        set_status(job.out, job.version, "running")
         return []
     pyramid = image_pyramid(job.image, job.out, block=job.options.block, version=job.version)
     return run_ingest(job.image, pyramid, runner, progress)
@@ -232,7 +231,7 @@ def predict_stage(job: Job, runner: Runner, progress: Progress = no_progress) ->
         mask=job.mask,
         folder=prediction_folder(job.out),
     )
-    return run_predict(config, runner, arguments=_arguments(job), progress=progress)
+    return run_predict(config, runner, arguments=_arguments(job, source), progress=progress)
 
 
 def _fill(job: Job, source: Source) -> tuple[float, ...]:
@@ -243,12 +242,12 @@ def _fill(job: Job, source: Source) -> tuple[float, ...]:
     return tuple(float(statistics[c]["mean"] or 0.0) for c in job.channels)
 
 
-def _arguments(job: Job) -> dict[str, Any]:
-    """All that decides the bytes of the class map."""
+def _arguments(job: Job, source: Source) -> dict[str, Any]:
+    """All that decides the bytes of the class map; the store may be moved between two runs."""
     options = job.options
     return {
-        "image": job.image.fingerprint,
-        "level": options.level,
+        "image": {k: v for k, v in source.fingerprint.items() if k != "path"},
+        "level": source.level,
         "model": job.predictor.digest,
         "precision": getattr(job.predictor, "precision", "float32"),
         "channels": list(job.channels),
@@ -267,7 +266,7 @@ def finish_stage(job: Job, reports: Sequence[Report], started: float) -> dict[st
         job.version,
         "complete",
         model={"digest": job.predictor.digest, "class_names": list(job.predictor.class_names)},
-        parameters=_arguments(job),
+        parameters=read_arguments(job.out, STAGE),
     )
     seconds = time.perf_counter() - started
     predicted = next(r for r in reports if r.stage == STAGE)

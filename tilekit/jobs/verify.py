@@ -39,8 +39,7 @@ def verify(out: str | Path, predictor: Predictor, *, boxes: int = 12, side: int 
         )
     if (status := group_attributes(out).get("tilekit", {}).get("status")) != "complete":
         raise InputError(f"{out}: is not complete (status {status}); run tilekit segment again to continue it")
-    in_place = read_arguments(out, "ingest") is None or recorded["level"] > 0
-    source = open_image(out, level=recorded["level"] if in_place else 0)
+    source = open_image(out, level=recorded["level"])
     channels = tuple(recorded["channels"])
     statistics = stored_statistics(out)
     fill = tuple(float(statistics[c]["mean"] or 0.0) for c in channels) if statistics else (0.0,) * len(channels)

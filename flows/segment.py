@@ -1,0 +1,87 @@
+"""The flow `segment`: a task run per stage, a progress artifact, a summary table and an overlay picture."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import flow, task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+
+from flows.overlay import overlay_of_store
+from flows.params import SegmentParameters
+from flows.work import segment_file
+from tilekit.engine import Progress
+from tilekit.errors import InputError
+
+UPDATE_SECONDS = 2.0
+
+
+@flow(name="segment", description="Segment an image of any size into an OME-Zarr, exactly.")
+def segment(image: str, model: str, out: str, parameters: SegmentParameters = SegmentParameters()) -> dict[str, Any]:
+    """Segment `image` with the network `model` into `out`; returns the keys of `tilekit segment --json`."""
+    logging.getLogger("distributed").setLevel(logging.WARNING)
+    result = segment_file(image, model, out, parameters, progress=progress_artifact("segment-progress"), step=as_task)
+    as_task(publish, out, result)
+    return result
+
+
+def as_task(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a stage as a task run of its name; a retry continues from the ledger. Arguments stay out of Prefect's sight."""
+    named = task(
+        lambda: function(*arguments),
+        name=function.__name__.replace("_stage", ""),
+        retries=2,
+        retry_delay_seconds=[1, 10],
+        retry_condition_fn=_is_worth_retrying,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+    return named()
+
+
+def _is_worth_retrying(_task: Any, _run: Any, state: Any) -> bool:
+    """False for bad input, which a second try cannot mend."""
+    return not isinstance(state.result(raise_on_failure=False), InputError)
+
+
+def progress_artifact(key: str) -> Progress:
+    """Progress of all stages as an artifact, brought up to date every two seconds and at the end of each."""
+    known: dict[str, UUID] = {}
+    updated = {"at": 0.0}
+
+    def show(stage: str, done: int, total: int) -> None:
+        percent = 100 * done / max(total, 1)
+        now = time.monotonic()
+        if stage not in known:
+            description = f"{stage}: {total} blocks"
+            made = create_progress_artifact(progress=percent, key=f"{key}-{stage}", description=description)
+            known[stage] = made if isinstance(made, UUID) else UUID(str(made))
+        elif done == total or now - updated["at"] > UPDATE_SECONDS:
+            update_progress_artifact(known[stage], progress=percent)
+            updated["at"] = now
+
+    return show
+
+
+def publish(out: str, result: dict[str, Any]) -> None:
+    """The summary as a table, and a picture of the class map over the image."""
+    rows = [{"figure": k, "value": v} for k, v in result.items() if not isinstance(v, dict)]
+    rows += [{"figure": f"pixels of class {k}", "value": v} for k, v in result["classes"].items()]
+    create_table_artifact(key="segment-summary", table=rows, description=f"Segmentation of {out}")
+    picture = overlay_of_store(Path(out))
+    encoded = base64.b64encode(picture.read_bytes()).decode()
+    create_markdown_artifact(
+        key="segment-overlay", markdown=f"`{picture}`\n\n![class map over the image](data:image/png;base64,{encoded})"
+    )
