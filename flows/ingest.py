@@ -10,9 +10,11 @@ from flows.params import IngestParameters
 from flows.segment import as_task, progress_artifact
 from flows.work import ingest_file
 
+DEFAULTS = IngestParameters()
+
 
 @flow(name="ingest", description="Chunk an image of any size into OME-Zarr, with its pyramid and statistics.")
-def ingest(image: str, out: str, parameters: IngestParameters = IngestParameters()) -> dict[str, Any]:
+def ingest(image: str, out: str, parameters: IngestParameters = DEFAULTS) -> dict[str, Any]:
     """Ingest `image` into `out`; returns the keys of `tilekit ingest --json`."""
     result: dict[str, Any] = as_task(ingest_file, image, out, parameters, progress_artifact("ingest-progress"))
     return result

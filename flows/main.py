@@ -1,4 +1,4 @@
-"""The command line `tilekit`. Heavy libraries are imported when a command needs them, so that --help answers at once."""
+"""The command line `tilekit`. Heavy libraries are imported by the command that needs them: --help answers at once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Tile = Annotated[int | None, typer.Option(help="Side of a tile's core, rounded d
 Block = Annotated[int | None, typer.Option(help="Side of what one task writes, a multiple of the stride.")]
 Memory = Annotated[str | None, typer.Option(help="For all workers together: 4GB. Default: 4/5 of what is free.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Precision = Annotated[str, typer.Option(help="float32 (exact) or bfloat16 (faster).")]
+Precision = Annotated[Any, typer.Option(help="float32 (exact) or bfloat16 (faster).")]
 BoxText = Annotated[str | None, typer.Option("--box", metavar="Y0:Y1,X0:X1", help="Predict this part alone.")]
 Mask = Annotated[str | None, typer.Option(help="Image of the same size, nonzero where to predict.")]
 Probabilities = Annotated[str | None, typer.Option(help="Store probabilities too: uint8 or float16.")]
@@ -224,7 +224,8 @@ def verify(
     _print(found, json)
     if found["differing_pixels"]:
         raise RunError(
-            f"{out}: {found['differing_pixels']} pixels differ from one pass over the image; segment it again with --overwrite"
+            f"{out}: {found['differing_pixels']} pixels differ from one pass over the image; "
+            "segment it again with --overwrite"
         )
 
 

@@ -26,10 +26,11 @@ from tilekit.engine import Progress
 from tilekit.errors import InputError
 
 UPDATE_SECONDS = 2.0
+DEFAULTS = SegmentParameters()
 
 
 @flow(name="segment", description="Segment an image of any size into an OME-Zarr, exactly.")
-def segment(image: str, model: str, out: str, parameters: SegmentParameters = SegmentParameters()) -> dict[str, Any]:
+def segment(image: str, model: str, out: str, parameters: SegmentParameters = DEFAULTS) -> dict[str, Any]:
     """Segment `image` with the network `model` into `out`; returns the keys of `tilekit segment --json`."""
     logging.getLogger("distributed").setLevel(logging.WARNING)
     result = segment_file(image, model, out, parameters, progress=progress_artifact("segment-progress"), step=as_task)
@@ -38,16 +39,15 @@ def segment(image: str, model: str, out: str, parameters: SegmentParameters = Se
 
 
 def as_task(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a stage as a task run of its name; a retry continues from the ledger. Arguments stay out of Prefect's sight."""
+    """Run a stage as a task run of its name, its arguments out of Prefect's sight; a retry continues from the ledger."""
     named = task(
-        lambda: function(*arguments),
         name=function.__name__.replace("_stage", ""),
         retries=2,
         retry_delay_seconds=[1, 10],
         retry_condition_fn=_is_worth_retrying,
         cache_policy=NO_CACHE,
         persist_result=False,
-    )
+    )(lambda: function(*arguments))
     return named()
 
 

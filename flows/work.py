@@ -1,4 +1,4 @@
-"""The stages of each command as plain functions: what the command line calls, and what the Prefect flows call as tasks."""
+"""Each command as a plain function: what the command line calls, and what the Prefect flows call."""
 
 from __future__ import annotations
 

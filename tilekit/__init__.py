@@ -1,9 +1,9 @@
 """tilekit segments images too big to open: exact overlap-tile prediction from Zarr to Zarr.
 
 Words, each with one meaning: a *chunk* is the smallest part of a Zarr array that can be read alone; a *shard* is one
-storage object, the smallest part that two workers may not both write; a *block* is what one task writes, whole shards; a
-*tile* is one network call, a *core* with its *halo*; the *stride* is the network's total down-sampling; a *level* is a step
-of the pyramid.
+storage object, the smallest part that two workers may not both write; a *block* is what one task writes, whole shards;
+a *tile* is one network call, a *core* with its *halo*; the *stride* is the network's total down-sampling; a *level* is
+a step of the pyramid.
 """
 
 from __future__ import annotations

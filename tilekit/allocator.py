@@ -1,4 +1,4 @@
-"""Keep memory once allocated: without this, glibc maps and unmaps every activation, and half the CPU time is page faults."""
+"""Keep memory once allocated: else glibc maps and unmaps every activation, and half the CPU time is page faults."""
 
 from __future__ import annotations
 

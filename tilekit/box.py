@@ -9,7 +9,7 @@ from itertools import product
 
 @dataclass(frozen=True, slots=True, order=True)
 class Box:
-    """Half-open box of any number of axes; may reach outside an image (negative starts are positions, not from the end).
+    """Half-open box of any number of axes; may reach outside an image (negative starts are positions).
 
     >>> Box((0, 2), (4, 6)).shape
     (4, 4)

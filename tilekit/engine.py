@@ -45,7 +45,7 @@ class Stage:
     """What decides the result; another run over the same output must repeat it."""
     fold: Fold
     prepare: Callable[[], None] = lambda: None
-    """Makes the arrays that the task writes where they are missing; called once the arguments are known to be the same."""
+    """Makes the arrays that the task writes, where they are missing; called once the arguments are known to fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def _failure(stage: Stage, ledger: Ledger, failed: dict[int, BaseException]) -> 
     reason = str(failed[first]).strip().splitlines()
     listed = ", ".join(map(str, sorted(failed)[:10])) + (", ..." if len(failed) > 10 else "")
     return (
-        f"{stage.out}: {stage.name} lacks {stage.n_blocks - ledger.n_done} of {stage.n_blocks} blocks; failed: {listed}; "
-        f"block {first}: {type(failed[first]).__name__}: {reason[-1] if reason else 'no message'}; "
+        f"{stage.out}: {stage.name} lacks {stage.n_blocks - ledger.n_done} of {stage.n_blocks} blocks; "
+        f"failed: {listed}; block {first}: {type(failed[first]).__name__}: {reason[-1] if reason else 'no message'}; "
         "mend the cause and run the same command again to continue"
     )

@@ -1,7 +1,7 @@
 """The ledger (law 5): which blocks of a stage are done, which shards they wrote, and the sum of their receipts.
 
     OUT.zarr/.tilekit/lock                    held by the one run that writes
-    OUT.zarr/.tilekit/STAGE/arguments.json    what the stage was asked for; a run that asks for something else is refused
+    OUT.zarr/.tilekit/STAGE/arguments.json    what the stage was asked for; a run that asks for else is refused
     OUT.zarr/.tilekit/STAGE/ledger.jsonl      a line every few seconds: {"blocks": {index: shards}, "summary": {...}}
     OUT.zarr/.tilekit/STAGE/started/INDEX     there while a block has begun and is not in the ledger
 

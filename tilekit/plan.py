@@ -14,7 +14,7 @@ from tilekit.tiling import BlockGrid, Pair, block_side, check_block, round_up
 
 GIB = 1 << 30
 PROCESS_BYTES = 700 << 20
-"""Resident memory of a worker before its first block: interpreter, torch, zarr (measured 420 to 560 MiB), rounded up."""
+"""Resident memory of a worker before its first block: interpreter, torch, zarr, dask; rounded up."""
 ACTIVATION_BYTES = 2 * GIB
 """Memory for activations that a plan uses by default; more would save under 7% of the work."""
 MULTIPLY_ADDS_PER_SECOND = 60e9
@@ -117,7 +117,7 @@ def make_plan(
         need = PROCESS_BYTES + buffers + tile_bytes
         raise InputError(
             f"a worker needs {need / GIB:.2f} GiB for a block of {block} and a core of {core[0]} pixels but has "
-            f"{memory / GIB if memory else 0:.2f}; give it more with --memory, or use fewer --workers, a smaller --block or --tile"
+            f"{memory / GIB if memory else 0:.2f}; give more --memory, or fewer --workers, a smaller --block or --tile"
         )
     counts = [_core_lengths(n, block, c, s) for n, c, s in zip(image.shape, core, stride, strict=True)]
     grid = BlockGrid(image.planes, image.shape, block)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,7 +29,7 @@ class Predictor(Protocol):
     @property
     def n_classes(self) -> int: ...
     @property
-    def class_names(self) -> list[str]: ...
+    def class_names(self) -> Sequence[str]: ...
     @property
     def exact(self) -> bool:
         """True where tiles of it can equal one pass over the whole image."""
@@ -56,4 +57,4 @@ class Predictor(Protocol):
     def predict(
         self, x: NDArray[Any], probabilities: bool = False
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-        """Raw values (b, c, before + y + after, before + x + after) to class ids (b, y, x), and (b, k, y, x) if asked."""
+        """Raw values (b, c, before + y + after, ...) to class ids (b, y, x); probabilities (b, k, y, x) if asked."""

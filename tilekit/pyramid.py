@@ -30,9 +30,9 @@ def halve_mean(pixels: Array, nodata: float | None = None) -> Array:
     valid = [_is_valid(p, nodata) for p in parts]
     if all(v.all() for v in valid) and pixels.dtype.kind != "f":
         return _integer_mean(parts)
-    total = sum(np.where(v, p, 0).astype(np.float64) for p, v in zip(parts, valid, strict=True))
-    count = sum(v.astype(np.uint8) for v in valid)
-    mean = np.asarray(total) / np.maximum(count, 1)
+    total = np.sum([np.where(v, p, 0).astype(np.float64) for p, v in zip(parts, valid, strict=True)], axis=0)
+    count = np.sum(valid, axis=0)
+    mean = total / np.maximum(count, 1)
     if pixels.dtype.kind != "f":
         mean = np.floor(mean + 0.5)
     empty = np.nan if nodata is None else nodata

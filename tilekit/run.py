@@ -1,7 +1,7 @@
 """DOOR dask: the same tasks in a plain loop, on a cluster of this machine, or on one by address.
 
 A task is a picklable function of (index, config) that may run twice; blocks travel as numbers, receipts come back, and
-pixels pass between store and worker alone. A bounded number of tasks is in flight, so that nothing here grows with the image.
+pixels pass between store and worker alone. A bounded number of tasks is in flight: nothing here grows with the image.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class DaskRunner:
 
 
 def _outcome_of(future: Any, index: int) -> Outcome:
-    """What a future brings; a worker that died on this block too often, or a lost scheduler, is an error of the block."""
+    """What a future brings; workers that died on this block, or a lost scheduler, are an error of the block."""
     if future.status == "finished":
         return future.result()  # type: ignore[no-any-return]
     if future.status == "error":
@@ -185,7 +185,7 @@ def _count_workers(client: Any, address: str) -> int:
 
 
 def _start_here(workers: int, stack: ExitStack) -> Any:
-    """Worker processes of this machine, with an allocator that keeps its memory (Dask's own default trims it all the time)."""
+    """Worker processes of this machine, with an allocator that keeps its memory (by default Dask has it trimmed)."""
     import dask
     from distributed import Client, LocalCluster
 

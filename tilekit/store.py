@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
 
 from tilekit.errors import InputError
 from tilekit.tiling import Level
@@ -61,7 +62,7 @@ def create_array(
         options["compressors"] = _numcodecs_zstd()
     else:
         options["dimension_names"] = list(axes)
-        options["compressors"] = zarr.codecs.ZstdCodec(level=1)
+        options["compressors"] = ZstdCodec(level=1)
         if level.shard != level.chunk:
             options["shards"] = (*ones, level.shard, level.shard)
     zarr.create_array(
@@ -122,11 +123,11 @@ def shard_is_sound(root: Path, shard: Sequence[Any], *, digest: bool = True) -> 
     """True where the shard on disk is the one recorded; by its length alone where `digest` is False."""
     key, length, recorded = shard
     if digest:
-        return shard_record(root, key) == (key, length, recorded)
+        return bool(shard_record(root, key) == (key, length, recorded))
     try:
-        return (root / key).stat().st_size == length
+        return bool((root / key).stat().st_size == length)
     except FileNotFoundError:
-        return length == -1
+        return bool(length == -1)
 
 
 def sweep_partial(root: Path) -> int:

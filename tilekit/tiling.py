@@ -225,8 +225,8 @@ def plan_pyramid(
 def check_single_writer(levels: Sequence[Level], passes: Sequence[Pass]) -> None:
     """Prove that no shard of any level has two writers, before any task runs.
 
-    A block's image on level k is `side / 2^(k - source)` pixels wide; when that is a whole number of shards, every shard
-    lies in one block, whatever the image's size.
+    A block is `side / 2^(k - source)` pixels wide on level k; when that is a whole number of shards, every shard lies
+    in one block, whatever the image's size.
     """
     for step in passes:
         for k in step.levels:

@@ -164,7 +164,8 @@ def _window(stats: ChannelStats) -> tuple[float, float, float, float]:
 
 def stored_statistics(out: Path) -> list[dict[str, Any]] | None:
     """Statistics of an ingested image, one entry per channel, None where it was not ingested by tilekit."""
-    return group_attributes(out).get("tilekit", {}).get("statistics")
+    stored: list[dict[str, Any]] | None = group_attributes(out).get("tilekit", {}).get("statistics")
+    return stored
 
 
 def ingest_image(

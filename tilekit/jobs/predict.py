@@ -1,4 +1,4 @@
-"""Predict: the class map of an image, block by block, equal to one pass of the network over the whole mirrored image."""
+"""Predict: the class map of an image, block by block, equal to one pass over the whole mirrored image."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class Input:
         nodata, is_float = self.source.nodata, pixels.dtype.kind == "f"
         if nodata is None and not is_float:
             return pixels, None
-        void = np.isnan(pixels) if is_float else np.zeros(pixels.shape, bool)
-        invalid = void.any(0)
+        void: NDArray[np.bool_] = np.isnan(pixels) if is_float else np.zeros(pixels.shape, bool)
+        invalid: NDArray[np.bool_] = np.any(void, axis=0)
         if nodata is not None and nodata == nodata:
             absent = pixels == nodata
             invalid |= absent.all(0)
@@ -175,8 +175,8 @@ def _compute_tile(
             raise
         smaller = tiles_of(tile.core, (sides[0], sides[1]), tile.halo, tile.stride)
         return 1 + sum(_compute_tile(t, pixels, reach, predictor, block, results) for t in smaller)
-    place = (..., *tile.core.relative_to(block.box).slices)
-    kept = tuple(slice(0, n) for n in tile.core.shape)
+    place: Any = (..., *tile.core.relative_to(block.box).slices)
+    kept: Any = tuple(slice(0, n) for n in tile.core.shape)
     results[0][place] = classes[(0, *kept)]
     if ask and probabilities is not None:
         target = results[1]
@@ -189,7 +189,8 @@ def _quantize(probabilities: NDArray[np.float32], dtype: Any) -> Array:
     """Probabilities as stored: 0..255 for uint8, as they are for floats."""
     if np.dtype(dtype) == np.uint8:
         return np.floor(probabilities * 255 + np.float32(0.5)).astype(np.uint8)
-    return probabilities.astype(dtype)
+    stored: Array = probabilities.astype(dtype)
+    return stored
 
 
 def fold_counts(total: Summary, part: Summary) -> Summary:

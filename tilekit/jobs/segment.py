@@ -1,4 +1,4 @@
-"""The main job: check everything, then ingest, then predict; one body of code for the command line, Prefect and Python."""
+"""The main job: check all, then ingest, then predict; one body of code for the command line, Prefect and Python."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options,
     check_output(out)
     if not predictor.exact:
         raise InputError(
-            f"this network cannot be exact: {predictor.inexact_reason}; use one whose layers see a bounded neighbourhood"
+            f"this network cannot be exact: {predictor.inexact_reason}; "
+            "use one whose layers see a bounded neighbourhood"
         )
     if predictor.n_classes > MAX_CLASSES:
         raise InputError(f"the network has {predictor.n_classes} classes; a class map holds at most {MAX_CLASSES}")
@@ -102,7 +103,8 @@ def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options,
     mask = _open_mask(options.mask, source)
     if options.box is not None and not Box.whole(source.shape[-2:]).contains(options.box):
         raise InputError(
-            f"{source.name}: the box {_show(options.box)} is not inside the image of {source.shape[-2]} x {source.shape[-1]} pixels"
+            f"{source.name}: the box {_show(options.box)} is not inside the image of "
+            f"{source.shape[-2]} x {source.shape[-1]} pixels; give one that is"
         )
     recorded = None if overwrite else read_arguments(out, STAGE)
     tile = options.tile or (recorded["core"][0] if recorded and "core" in recorded else None)
@@ -171,7 +173,8 @@ def _check_pixel_size(source: Source, predictor: Predictor) -> None:
         else "no level of it fits; resample it, or correct --pixel-size"
     )
     raise InputError(
-        f"{source.name}: {source.pixel_size[0]:g} micrometres per pixel, but the network was trained at {predictor.pixel_size[0]:g}; {way_out}"
+        f"{source.name}: {source.pixel_size[0]:g} micrometres per pixel, but the network was trained "
+        f"at {predictor.pixel_size[0]:g}; {way_out}"
     )
 
 
@@ -181,7 +184,8 @@ def _open_mask(mask: str | None, source: Source) -> Source | None:
     opened = open_image(mask)
     if tuple(opened.shape[-2:]) != tuple(source.shape[-2:]):
         raise InputError(
-            f"{mask}: {opened.shape[-2:]} pixels, but the image has {source.shape[-2:]}; give a mask of the image's size"
+            f"{mask}: {opened.shape[-2:]} pixels, but the image has {source.shape[-2:]}; "
+            "give a mask of the image's size"
         )
     return opened
 
@@ -194,7 +198,8 @@ def _check_disk(job: Job) -> None:
     free = shutil.disk_usage(place).free
     if need > free:
         raise InputError(
-            f"{job.out}: needs about {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; free some, or choose another disk"
+            f"{job.out}: needs about {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; "
+            "free some, or choose another disk"
         )
 
 

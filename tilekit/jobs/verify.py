@@ -25,7 +25,7 @@ TIE = 1e-4
 
 
 def verify(out: str | Path, predictor: Predictor, *, boxes: int = 12, side: int = 256, seed: int = 0) -> dict[str, Any]:
-    """Predict boxes of `side` pixels twice and compare: largest difference of a probability, and pixels unlike the store.
+    """Predict boxes of `side` pixels twice: largest difference of a probability, and class pixels unlike the store.
 
     `differing_pixels` leaves out ties, void pixels and what the run was not asked for; `ties` counts the former.
     """
@@ -35,7 +35,8 @@ def verify(out: str | Path, predictor: Predictor, *, boxes: int = 12, side: int 
         raise InputError(f"{out}: holds no prediction of tilekit; make one with tilekit segment")
     if recorded["model"] != predictor.digest:
         raise InputError(
-            f"{out}: was made by the network {recorded['model'][:12]}, this one is {predictor.digest[:12]}; give that one"
+            f"{out}: was made by the network {recorded['model'][:12]}, this one is {predictor.digest[:12]}; "
+            "give that one"
         )
     if (status := group_attributes(out).get("tilekit", {}).get("status")) != "complete":
         raise InputError(f"{out}: is not complete (status {status}); run tilekit segment again to continue it")
