@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictor", "UNet", "load", "save"]
 
-_HOMES = {"Predictor": "models.predictor", "UNet": "models.unet", "load": "models.predictor", "save": "models.checkpoint"}
+_HOMES = {
+    "Predictor": "models.predictor",
+    "UNet": "models.unet",
+    "load": "models.predictor",
+    "save": "models.checkpoint",
+}
 
 
 def __getattr__(name: str) -> object:

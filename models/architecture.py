@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any
 
-from models.receptive import Layer
+from models.receptive import Kind, Layer
 
 MAX_CLASSES = 254
 MAX_CHANNELS = 65536
@@ -47,7 +47,7 @@ class UNetConfig:
             _check_choice(name, getattr(self, name), (False, True))
         if self.batch_norm and self.instance_norm:
             raise ValueError("batch_norm and instance_norm are both True; choose one")
-        if isinstance(self.dropout, bool) or not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
+        if type(self.dropout) not in (int, float) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout!r}, must be at least 0 and below 1")
 
     @classmethod
@@ -118,7 +118,7 @@ def _up(config: UNetConfig, name: str, n_in: int, n: int) -> list[Layer]:
     if config.upsampling == "learned":
         return [Layer("up_conv", name, n_in, n, 2)]
     # A 1x1 convolution and interpolation commute (both linear, weights that sum to one): before it costs a quarter.
-    kind = "bilinear" if config.upsampling == "bilinear" else "nearest"
+    kind: Kind = "bilinear" if config.upsampling == "bilinear" else "nearest"
     return [Layer("conv", name, n_in, n), Layer(kind, n_in=n, n_out=n, kernel=2)]
 
 

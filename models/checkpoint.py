@@ -1,6 +1,6 @@
 """Checkpoints: safetensors with a JSON description, checked before anything is allocated. Nothing is ever unpickled.
 
-    | 8 bytes: N | N bytes of JSON: tensors (dtype, shape, offsets), "__metadata__": {"tilekit": JSON} | float32 weights |
+    | 8 bytes: N | N bytes of JSON: tensors (dtype, shape, offsets), "__metadata__": {"tilekit": JSON} | weights, F32 |
 
 Reading the description needs no torch; a description whose tensors are not those of its architecture is refused.
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from models.unet import UNet
 
 MAX_HEADER_BYTES = 16 << 20
+_PICKLES = (b"PK\x03\x04", b"\x80", b"(", b"c")  # torch's zip, then pickle's own protocols: new ones, and 0 and 1
 _WAY_OUT = "give a model written by models.save"
 
 
@@ -39,10 +40,10 @@ def save(
     """Write `net` as one file that appears whole or not at all (temporary file, then renamed).
 
     class_names: one per class; None: "background", "class 1", ... normalization: {"kind": "range"} (None), "none",
-    {"kind": "mean_std", "mean": [...], "std": [...]} or {"kind": "percentile", "low": [...], "high": [...]}, per channel
-    in raw units. head: "softmax" or "sigmoid"; None: softmax, or sigmoid where the network has one channel. thresholds:
-    per sigmoid channel, None: 0.5. pixel_size: micrometres (y, x) of the training images. ValueError (InputError)
-    where these do not fit the network, or a weight is not finite.
+    {"kind": "mean_std", "mean": [...], "std": [...]} or {"kind": "percentile", "low": [...], "high": [...]}, per
+    channel in raw units. head: "softmax" or "sigmoid"; None: softmax, or sigmoid where the network has one channel.
+    thresholds: per sigmoid channel, None: 0.5. pixel_size: micrometres (y, x) of the training images. InputError where
+    these do not fit the network, or a weight is not finite.
     """
     config = net.config
     head = head or ("sigmoid" if config["n_classes"] == 1 else "softmax")
@@ -69,15 +70,15 @@ def _checked(path: str | os.PathLike[str], stored: dict[str, Any]) -> Header:
 
 
 def _write(net: UNet, path: Path, header: Header) -> None:
-    from safetensors.torch import save_file
     import torch
+    from safetensors.torch import save_file
 
     shapes = header.config.parameter_shapes
     tensors = {name: t.detach().float().contiguous().cpu() for name, t in net.state_dict().items() if name in shapes}
     _compare_shapes(str(path), {name: tuple(t.shape) for name, t in tensors.items()}, shapes)
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"{path}: {name} holds values that are not finite; training diverged, go back to an earlier state")
+            raise InputError(f"{path}: {name} is not finite; training diverged, save an earlier state")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
@@ -118,7 +119,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         raise InputError(f"{path}: holds weights but no tilekit description; load them into a UNet and {_WAY_OUT}")
     stored = _parse(path, metadata["tilekit"])
     header = _checked(path, stored)
-    _compare_shapes(path, {name: tuple(entry["shape"]) for name, entry in entries.items()}, header.config.parameter_shapes)
+    found = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+    _compare_shapes(path, found, header.config.parameter_shapes)
     return header
 
 
@@ -127,15 +129,15 @@ def _read_entries(path: str, file: BinaryIO, file_bytes: int) -> dict[str, Any]:
     start = file.read(9)
     if not start:
         raise InputError(f"{path}: is empty; {_WAY_OUT}")
-    if start[:4] == b"PK\x03\x04" or (start[0] == 0x80 and start[8:] != b"{") or start[:1] in (b"(", b"c"):
-        raise InputError(f"{path}: is a pickle; pickles are programs and are never read; load it where it was made and {_WAY_OUT}")
+    if start[8:] != b"{" and start.startswith(_PICKLES):  # the length of a true header may begin with any byte
+        raise InputError(f"{path}: is a pickle; pickles are programs and never read; save it with models.save")
     if len(start) < 9:
         raise InputError(f"{path}: is torn, {len(start)} bytes where even a header has more; copy it again")
     claimed = int.from_bytes(start[:8], "little")
     if start[8:] != b"{":
         raise InputError(f"{path}: is no safetensors file; {_WAY_OUT}")
     if claimed > file_bytes - 8:
-        raise InputError(f"{path}: is torn, claims a header of {claimed} bytes, the file has {file_bytes}; copy it again")
+        raise InputError(f"{path}: is torn, its header claims {claimed} bytes, the file has {file_bytes}; copy it anew")
     if claimed > MAX_HEADER_BYTES:
         raise InputError(f"{path}: claims a header of {claimed} bytes, more than {MAX_HEADER_BYTES}; {_WAY_OUT}")
     entries = _parse(path, start[8:] + file.read(claimed - 1))
@@ -169,8 +171,9 @@ def _is_entry(entry: object) -> bool:
     if not isinstance(entry, dict) or entry.get("dtype") != "F32":
         return False
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
-    lists = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
-    return lists and all(type(n) is int and n >= 0 for n in (*shape, *offsets))
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        return False
+    return all(type(n) is int and n >= 0 for n in [*shape, *offsets])
 
 
 def _compare_shapes(path: str, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> None:
@@ -179,4 +182,4 @@ def _compare_shapes(path: str, found: dict[str, tuple[int, ...]], wanted: dict[s
             what = "lacks tensor" if name in wanted else "has a tensor that its architecture does not,"
             raise InputError(f"{path}: {what} {name}; {_WAY_OUT}")
         if found[name] != wanted[name]:
-            raise InputError(f"{path}: {name} has shape {found[name]}, its architecture wants {wanted[name]}; {_WAY_OUT}")
+            raise InputError(f"{path}: {name} has shape {found[name]}, its architecture {wanted[name]}; {_WAY_OUT}")

@@ -1,4 +1,4 @@
-"""The torch half of the predictor: opens a checkpoint on a device, turns raw pixels into logits and logits into classes."""
+"""The torch half of the predictor: opens checkpoints on a device, turns raw pixels into logits and classes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ def _fold(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     for name in [name for name in tensors if name.endswith(".running_mean")]:
         norm = name.removesuffix(".running_mean")
         conv = norm.replace("_norm", "_conv")
-        mean, var, weight, bias = (tensors[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        parts = ("running_mean", "running_var", "weight", "bias")
+        mean, var, weight, bias = (tensors[f"{norm}.{part}"] for part in parts)
         fused = fuse_conv_bn_weights(
             tensors[f"{conv}.weight"], tensors[f"{conv}.bias"], mean, var, BATCH_NORM_EPS, weight, bias
         )
@@ -97,7 +98,7 @@ def _fold(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def choose_device(device: str) -> torch.device:
-    """A torch device; "auto" is CUDA device TILEKIT_DEVICE_INDEX (modulo their number) where there is one, else the CPU."""
+    """A torch device; "auto" is CUDA device TILEKIT_DEVICE_INDEX (modulo their number), or the CPU without CUDA."""
     if device != "auto":
         chosen = torch.device(device)
         if chosen.type == "cuda" and not torch.cuda.is_available():
@@ -140,7 +141,7 @@ def _memory_errors() -> Iterator[None]:
 def run(
     net: Opened, header: Header, x: NDArray[Any], core: tuple[slice, slice], *, outputs: tuple[str, ...]
 ) -> dict[str, NDArray[Any]]:
-    """One forward pass over raw pixels x (b, c, y, x); of its core: "logits" and "probabilities" float32, "classes" uint8."""
+    """One forward pass over raw pixels x (b, c, y, x); the outputs asked for, of its core, by name."""
     with _memory_errors(), torch.inference_mode():
         logits = net.network(prepare(x, header.normalization, net))[:, :, core[0], core[1]]  # (b, channels, y, x)
         found: dict[str, Tensor] = {}
@@ -155,7 +156,7 @@ def run(
 
 
 def prepare(x: NDArray[Any], normalization: Normalization, net: Opened) -> Tensor:
-    """Raw pixels (b, c, y, x), copied once: to the device in their own dtype, then normalised in float32, channels_last."""
+    """Raw pixels (b, c, y, x), moved to the device in their own dtype, then normalised in float32, channels_last."""
     native = np.require(x, x.dtype.newbyteorder("="), ["C", "W"])  # from_numpy takes neither read-only nor swapped
     raw = torch.from_numpy(native).to(net.device)
     out = torch.empty(raw.shape, dtype=torch.float32, device=net.device, memory_format=torch.channels_last)

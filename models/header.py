@@ -78,7 +78,7 @@ class Header:
 def _check_keys(stored: dict[str, Any]) -> None:
     version = stored.get("format_version")
     if isinstance(version, bool) or version != FORMAT_VERSION:
-        raise ValueError(f"format version {version!r} is unknown, this tilekit reads version {FORMAT_VERSION}; update it")
+        raise ValueError(f"format version {version!r} is unknown, this tilekit reads {FORMAT_VERSION}; update it")
     missing = {"architecture", "config", "class_names", "normalization", "head"} - set(stored)
     if missing:
         raise ValueError(f"its description lacks {sorted(missing)[0]!r}")

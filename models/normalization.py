@@ -74,8 +74,7 @@ def _numbers(name: str, values: object, n: int) -> tuple[float, ...]:
     if not isinstance(values, list) or len(values) != n:
         has = f"{len(values)} numbers" if isinstance(values, list) else repr(values)
         raise ValueError(f"normalization {name} has {has}, the network has {n} channels; give one per channel")
-    numbers = tuple(_number(name, value) for value in values)
-    return numbers
+    return tuple(_number(name, value) for value in values)
 
 
 def _number(name: str, value: Any) -> float:

@@ -7,7 +7,7 @@ One axis is solved by following a tile through the layers; the product of two ax
                start ^                         stop ^              clamped up-sampling); v: as the whole image has it
     offset: the tile's input pixel under which this tensor's pixel 0 lies; step: input pixels per pixel
 
-Unpadded convolutions move `offset`, padded ones and bilinear up-sampling move `start` and `stop`: one mechanism for all.
+Unpadded convolutions move `offset`, padding and bilinear up-sampling move `start` and `stop`: one mechanism.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One step of a network: its output is the next one's input; `skip` also keeps it, `concat` takes the last one kept."""
+    """One step of a network, fed by the one before; `skip` also keeps its input, `concat` takes the last one kept."""
 
     kind: Kind
     name: str = ""
@@ -120,7 +120,7 @@ def whole_tile_layers(layers: Sequence[Layer]) -> list[str]:
 
 
 def admits(layers: Sequence[Layer], size: int) -> bool:
-    """True where an input of this many pixels passes through: every pooling meets an even side and something is left."""
+    """True where an input of this many pixels passes: every pooling meets an even side and something is left."""
     try:
         return all(span.size > 0 for span in spans(layers, size))
     except ValueError:
@@ -182,31 +182,30 @@ _IN_PLACE = ("relu", "dropout", "skip")
 
 
 def peak_elements(layers: Sequence[Layer], size: tuple[int, int], *, folded: bool = True) -> int:
-    """Most tensor elements alive at once in a forward pass over `size` (y, x) that frees what it no longer needs, batch 1.
+    """Most tensor elements alive at once in a forward pass over `size` (y, x) pixels, batch 1.
 
-    Counted: the input (alive throughout), the skips kept, a layer's input and its output, its weights laid out anew
-    for the kernel. folded: batch norm costs nothing, as in the predictor.
+    Counted: the input (alive throughout), the skips kept, a layer's input and output, at a concat the cropped skip and
+    the second addend, a convolution's weights laid out anew for the kernel. folded: batch norm costs nothing.
     """
     ys, xs = spans(layers, size[0]), spans(layers, size[1])
     first = x = layers[0].n_in * size[0] * size[1]
     kept: list[int] = []
-    peak = held = 0
+    skip = peak = 0
     for layer, y_span, x_span in zip(layers, ys, xs, strict=True):
+        out = layer.n_out * y_span.size * x_span.size
         if layer.kind == "skip":
             kept.append(x)
-            continue
-        if layer.kind in _IN_PLACE or (layer.kind == "batch_norm" and folded):
-            continue
-        out = layer.n_out * y_span.size * x_span.size
-        held = first + sum(kept) + (x if x is not first else 0) + out
-        peak = max(peak, held + _working(layer, out))
-        if layer.kind == "concat":
+        elif layer.kind == "concat":
+            skip = x  # its crop, as large as the other half: both go into the next convolution
+            peak = max(peak, first + sum(kept) + x + skip)
             kept.pop()
-        x = out
+        elif layer.kind not in _IN_PLACE and not (layer.kind == "batch_norm" and folded):
+            peak = max(peak, first + sum(kept) + x + out + max(skip, out if skip else 0) + _working(layer, out))
+            x, skip = out, 0
     return peak
 
 
 def _working(layer: Layer, out: int) -> int:
-    if layer.kind == "instance_norm":
-        return 2 * out  # made contiguous by channel and back
+    if layer.kind in ("instance_norm", "pool"):
+        return 4 * out  # a norm makes it contiguous by channel and back; a pooling notes 8-byte positions
     return layer.n_in * layer.n_out * layer.kernel**2 if layer.kind in ("conv", "up_conv") else 0

@@ -48,7 +48,7 @@ class UNet(nn.Module):
         return self.architecture.as_dict()
 
     def reset_parameters(self) -> None:
-        """He initialisation: Gaussian of std sqrt(2 / N), N the incoming nodes of one neuron; biases 0 (paper, section 3).
+        """He initialisation: Gaussian of std sqrt(2 / N), N incoming nodes of one neuron; biases 0 (section 3).
 
         N is kernel^2 x in_channels; of an up-convolution's 2x2 kernel one tap reaches each pixel, so N = in_channels.
         """
@@ -63,14 +63,30 @@ class UNet(nn.Module):
         """Logits, one channel per class; each tensor is let go as soon as no later layer needs it."""
         self._check(x)
         skips: list[Tensor] = []
-        for layer in self.architecture.layers:
+        layers = self.architecture.layers
+        for previous, layer in zip((None, *layers), layers, strict=False):
             if layer.kind == "skip":
                 skips.append(x)
-            elif layer.kind == "concat":
-                x = torch.cat((_crop(skips.pop(), x), x), 1)  # (b, 2n, y, x)
-            else:
+            elif previous is not None and previous.kind == "concat":
+                x = self._convolve_both(layer, skips, x)
+            elif layer.kind != "concat":
                 x = self._apply_layer(layer, x)
         return x
+
+    def _convolve_both(self, layer: Layer, skips: list[Tensor], x: Tensor) -> Tensor:
+        """The convolution of (last skip cropped, x) concatenated, as the sum of two: no copy of both is ever made.
+
+        A quarter less memory at its peak than torch.cat, in the same time.
+        """
+        conv = self.get_submodule(layer.name)
+        assert isinstance(conv, nn.Conv2d)
+        dense = _format(x)
+        skip = _crop(skips.pop(), x).contiguous(memory_format=dense)  # (b, n, y, x): lets the uncropped one go
+        n = skip.shape[1]
+        of_skip, of_x = conv.weight[:, :n], conv.weight[:, n:]  # (n, n, 3, 3) each
+        out = F.conv2d(skip, of_skip.contiguous(memory_format=dense), conv.bias, padding=conv.padding)
+        del skip
+        return out.add_(F.conv2d(x, of_x.contiguous(memory_format=dense), padding=conv.padding))
 
     def _apply_layer(self, layer: Layer, x: Tensor) -> Tensor:
         if layer.name:
@@ -103,6 +119,11 @@ def _module(layer: Layer) -> nn.Module:
     if layer.kind == "batch_norm":
         return nn.BatchNorm2d(layer.n_out)
     return nn.InstanceNorm2d(layer.n_out, affine=True)
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    dense = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if dense else torch.contiguous_format
 
 
 def _crop(skip: Tensor, x: Tensor) -> Tensor:
