@@ -10,7 +10,7 @@ from typing import Any
 
 from tilekit.errors import RunError
 from tilekit.ledger import Fold, Ledger, Summary
-from tilekit.run import Runner, Task
+from tilekit.run import Runner, Task, concerns_all
 
 FLUSH_SECONDS = 2.0
 MAX_FAILURES = 20
@@ -70,6 +70,7 @@ def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> R
     ledger = Ledger(stage.out, stage.name, stage.n_blocks, stage.fold)
     ledger.begin(stage.arguments)
     stage.prepare()
+    ledger.replay()
     done_before = ledger.n_done
     progress(stage.name, done_before, stage.n_blocks)
     redone, failed, flushed = 0, {}, started
@@ -77,11 +78,11 @@ def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> R
         for outcome in runner.run(stage.task, stage.config, ledger.missing()):
             if outcome.error is not None:
                 failed[outcome.index] = outcome.error
-                if len(failed) >= MAX_FAILURES or isinstance(outcome.error, (TypeError, OSError, RunError)):
+                if len(failed) >= MAX_FAILURES or concerns_all(outcome.error):
                     break
                 continue
             receipt = outcome.receipt
-            redone += receipt.redone
+            redone += receipt.redone or ledger.is_redone(outcome.index)
             ledger.add(outcome.index, receipt.shards, receipt.summary)
             if time.perf_counter() - flushed > FLUSH_SECONDS:
                 ledger.flush()

@@ -5,7 +5,8 @@
     OUT.zarr/.tilekit/STAGE/ledger.jsonl      a line every few seconds: {"blocks": {index: shards}, "summary": {...}}
     OUT.zarr/.tilekit/STAGE/started/INDEX     there while a block has begun and is not in the ledger
 
-A line is flushed to disk before it counts; a torn last line is dropped. Blocks since the last line are done again.
+A line is flushed to disk before it counts; a torn one is dropped. Blocks since the last line are done again, and so are
+those whose shards are not as recorded; where the arguments are torn, all are.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Ledger:
         self.summary: Summary = {}
         self._counted = bytearray(n_blocks)  # in the summary
         self._done = bytearray(n_blocks)  # recorded, and every shard sound
+        self._seen = bytearray(n_blocks)  # recorded by an earlier run
         self._n_recorded = 0
         self._pending: dict[int, Sequence[Any]] = {}
         self._pending_summary: Summary = {}
@@ -77,11 +79,15 @@ class Ledger:
         return self.folder / "ledger.jsonl"
 
     def begin(self, arguments: Mapping[str, Any]) -> None:
-        """Start, or continue where the same arguments stopped; other arguments are refused with what differs."""
+        """Start, or continue what the same arguments began; other arguments are refused with what differs."""
         self.folder.mkdir(parents=True, exist_ok=True)
         recorded = read_arguments(self.out, self.folder.name)
         arguments = {**arguments, "blocks": self.n_blocks}
+        for line in self._lines():
+            for i in line["blocks"]:
+                self._seen[int(i)] = 1
         if recorded is None:
+            self._log.unlink(missing_ok=True)  # nobody knows what it is a record of
             write_atomic(self.folder / "arguments.json", json.dumps(arguments, indent=1))
             return
         if differences := _differences(recorded, json.loads(json.dumps(arguments))):
@@ -89,24 +95,29 @@ class Ledger:
                 f"{self.out}: was begun with other arguments ({'; '.join(differences)}); "
                 "repeat those, or start over with --overwrite"
             )
-        self._replay()
 
-    def _replay(self) -> None:
+    def replay(self) -> None:
         """Take up what was recorded; a block whose shards are not as recorded is to be done again."""
         last: dict[int, int] = {}
-        for number, line in enumerate(_lines(self._log)):
+        for number, line in enumerate(self._lines()):
             fresh = [int(i) for i in line["blocks"]]
             self.summary = self.fold(self.summary, line["summary"])
             for i in fresh:
                 self._counted[i] = 1
                 last[i] = number
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for number, line in enumerate(_lines(self._log)):
+            for number, line in enumerate(self._lines()):
                 blocks = [int(i) for i in line["blocks"] if last[int(i)] == number]
                 sound = pool.map(self._is_sound, (line["blocks"][str(i)] for i in blocks))
                 for i, good in zip(blocks, sound, strict=True):
                     self._done[i] = good
         self._n_recorded = self._done.count(1)
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        """Whole lines about blocks of this stage."""
+        for line in _lines(self._log):
+            if all(i.isdecimal() and int(i) < self.n_blocks for i in line["blocks"]):
+                yield line
 
     def _is_sound(self, shards: Sequence[Sequence[Any]]) -> bool:
         return all(shard_is_sound(self.out, s) for s in shards)
@@ -114,6 +125,10 @@ class Ledger:
     @property
     def n_done(self) -> int:
         return self._n_recorded + len(self._pending)
+
+    def is_redone(self, index: int) -> bool:
+        """True for a block that an earlier run recorded, where it is done again."""
+        return bool(self._seen[index])
 
     def missing(self) -> Iterator[int]:
         """Blocks that are not done, in order."""
@@ -163,17 +178,22 @@ def mark_started(folder: Path, index: int) -> bool:
 
 
 def read_arguments(out: Path, stage: str) -> dict[str, Any] | None:
-    """What a stage of an output was asked for, None where it never began."""
-    path = out / FOLDER / stage / "arguments.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else None
+    """What a stage of an output was asked for, None where it never began or the record of it is torn."""
+    try:
+        arguments = json.loads((out / FOLDER / stage / "arguments.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return arguments if isinstance(arguments, dict) and "blocks" in arguments else None
 
 
 def stages(out: Path) -> list[dict[str, Any]]:
     """The stages of an output in the order in which they began: name, blocks in its ledger, blocks in all."""
     begun = sorted((out / FOLDER).glob("*/arguments.json"), key=lambda p: p.stat().st_mtime)
+    found = ((p.parent, read_arguments(out, p.parent.name)) for p in begun)
     return [
-        {"stage": p.parent.name, "done": _count_recorded(p.parent), "blocks": json.loads(p.read_text())["blocks"]}
-        for p in begun
+        {"stage": folder.name, "done": _count_recorded(folder), "blocks": arguments["blocks"]}
+        for folder, arguments in found
+        if arguments is not None
     ]
 
 
@@ -195,12 +215,14 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """Whole lines of a ledger; a torn one is passed over, its blocks are done again."""
     if not path.is_file():
         return
-    with path.open() as handle:
+    with path.open("rb") as handle:
         for text in handle:
             try:
-                yield json.loads(text)
-            except json.JSONDecodeError:
+                line = json.loads(text)
+            except ValueError:
                 continue
+            if isinstance(line, dict) and all(isinstance(line.get(k), dict) for k in ("blocks", "summary")):
+                yield line
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:

@@ -6,6 +6,7 @@ pixels pass between store and worker alone. A bounded number of tasks is in flig
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pickle
@@ -72,11 +73,14 @@ class SerialRunner:
 
 def is_worth_retrying(error: BaseException) -> bool:
     """False for what a second try cannot mend."""
-    return not isinstance(error, (InputError, MemoryError, TypeError)) and getattr(error, "errno", None) not in (
-        13,
-        28,
-        30,
-    )
+    return not isinstance(error, (InputError, MemoryError)) and not concerns_all(error)
+
+
+def concerns_all(error: BaseException) -> bool:
+    """True for what would stop every other block too: a mistake of the program, a lost scheduler, a full disk."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, (TypeError, RunError))
 
 
 class DaskRunner:
@@ -119,16 +123,26 @@ class DaskRunner:
 
 def _outcome_of(future: Any, index: int) -> Outcome:
     """What a future brings; workers that died on this block, or a lost scheduler, are an error of the block."""
-    if future.status == "finished":
-        return future.result()  # type: ignore[no-any-return]
-    if future.status == "error":
-        return Outcome(index, error=future.exception())
-    return Outcome(index, error=RunError(f"the scheduler dropped it ({future.status})"))
+    from distributed import CancelledError
+
+    try:
+        if future.status == "finished":
+            return future.result()  # type: ignore[no-any-return]
+        if future.status == "error":
+            return Outcome(index, error=future.exception())
+    except (OSError, CancelledError):
+        pass
+    return Outcome(index, error=RunError("the scheduler is gone, or dropped it"))
 
 
 def _attempt_on_worker(index: int, packed: bytes) -> Outcome:
     task, config = _unpack(packed)
-    return SerialRunner()._attempt(task, config, index)
+    outcome = SerialRunner()._attempt(task, config, index)
+    try:
+        pickle.loads(pickle.dumps(outcome.error))
+    except Exception:  # an exception of some library that cannot travel
+        return Outcome(index, error=RuntimeError(f"{type(outcome.error).__name__}: {outcome.error}"))
+    return outcome
 
 
 @lru_cache(maxsize=2)
@@ -142,18 +156,19 @@ def _unpack(packed: bytes) -> tuple[Task, Any]:
 def open_runner(workers: int = 0, scheduler: str | None = None, tls: dict[str, str] | None = None) -> Iterator[Runner]:
     """A runner: serial in this process (0 workers), a cluster of worker processes here, or one by address.
 
+    A scheduler must answer at once; workers of this machine start with the first task.
     `tls` has the paths `ca`, `cert` and `key` for a scheduler whose address begins with tls://.
     """
     if scheduler is None and workers == 0:
         yield SerialRunner()
         return
     with ExitStack() as stack:
+        client = None if scheduler is None else stack.enter_context(_connect(scheduler, tls))
 
         def connect() -> tuple[Any, int]:
-            if scheduler is None:
+            if client is None:
                 return stack.enter_context(_start_here(workers, stack)), workers
-            client = stack.enter_context(_connect(scheduler, tls))
-            return client, _count_workers(client, scheduler)
+            return client, _count_workers(client, str(scheduler))
 
         yield DaskRunner(connect, workers)
 

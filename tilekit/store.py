@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
+from zarr.core.buffer import Buffer as AnyBuffer
+from zarr.core.buffer.cpu import Buffer
 
-from tilekit.errors import InputError
+from tilekit.errors import InputError, RunError
 from tilekit.tiling import Level
 
 Array = NDArray[Any]
@@ -31,7 +35,10 @@ def group_attributes(path: Path) -> dict[str, Any]:
     """Attributes of a group, empty where there is none."""
     if not is_store(path):
         return {}
-    return dict(zarr.open_group(str(path), mode="r").attrs)
+    try:
+        return dict(zarr.open_group(str(path), mode="r").attrs)
+    except ValueError as error:
+        raise InputError(f"{path}: its metadata is damaged ({error}); start over with --overwrite") from None
 
 
 def store_version(path: Path) -> str:
@@ -48,7 +55,11 @@ def update_group(path: Path, version: str, attributes: dict[str, Any]) -> None:
             merged["ome"] = {**old, **merged["ome"]}
         group.attrs.update(merged)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise RunError(f"{path}: cannot be written ({error.strerror}); run the same command again") from error
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another output") from error
+    except ValueError as error:
+        raise InputError(f"{path}: its metadata is damaged ({error}); start over with --overwrite") from None
 
 
 def create_array(
@@ -77,6 +88,22 @@ def create_array(
     )
 
 
+def is_array_of(path: Path, level: Level, leading: Sequence[int], dtype: Any) -> bool:
+    """True where an array lies here that `create_array` made from the same arguments."""
+    ones = (1,) * len(leading)
+    try:
+        array = zarr.open_array(str(path), mode="r")
+    except (OSError, ValueError, KeyError):  # not there, or its metadata is torn
+        return False
+    side = array.shards or array.chunks
+    return (array.shape, array.chunks, side, array.dtype) == (
+        (*leading, *level.shape),
+        (*ones, level.chunk, level.chunk),
+        (*ones, level.shard, level.shard),
+        np.dtype(dtype),
+    )
+
+
 def _numcodecs_zstd() -> Any:
     from numcodecs import Blosc
 
@@ -91,30 +118,53 @@ def read_region(path: Path, region: tuple[slice, ...]) -> Array:
 def write_region(root: Path, name: str, region: tuple[slice, ...], pixels: Array) -> list[Shard]:
     """Write a region of whole shards of the array `root/name`; returns their records.
 
-    What is there is removed first: a shard at the array's edge would otherwise be read and merged, and a torn one
-    would fail for ever.
+    Shards are encoded in memory and then put in place: what lies there is never read (a torn shard would fail for ever)
+    and never missing, so that a second writer of the same block, dying at any moment, does no harm.
     """
-    array = zarr.open_array(str(root / name), mode="r+")
-    side = array.shards or array.chunks
-    keys = list(_shard_keys(name, region, side, array.metadata.zarr_format))
-    for key in keys:
-        (root / key).unlink(missing_ok=True)
+    documents = {d: root / name / d for d in ("zarr.json", ".zarray") if (root / name / d).is_file()}
+    encoded: dict[str, AnyBuffer] = {d: Buffer.from_bytes(path.read_bytes()) for d, path in documents.items()}
+    array = zarr.open_array(zarr.storage.MemoryStore(encoded), mode="r+")
     array[region] = pixels
-    return [shard_record(root, key) for key in keys]
+    records = []
+    for key in _shard_keys(region, array.shards or array.chunks, array.metadata.zarr_format):
+        data = encoded[key].to_bytes() if key in encoded else None
+        _put(root / name / key, data)
+        records.append(_record(f"{name}/{key}", data))
+    return records
 
 
-def _shard_keys(name: str, region: Sequence[slice], side: Sequence[int], zarr_format: int) -> Iterator[str]:
+def _put(path: Path, data: bytes | None) -> None:
+    """Make this the content of a file that appears whole or not at all; None removes it."""
+    if data is None:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _shard_keys(region: Sequence[slice], side: Sequence[int], zarr_format: int) -> Iterator[str]:
+    """Names of shards below their array."""
     spans = [range(s.start // n, -(-s.stop // n)) for s, n in zip(region, side, strict=True)]
-    prefix = f"{name}/c" if zarr_format == 3 else name
     for position in product(*spans):
-        yield "/".join((prefix, *map(str, position)))
+        yield "/".join((*(["c"] if zarr_format == 3 else []), *map(str, position)))
 
 
 def shard_record(root: Path, key: str) -> Shard:
     """Length and digest of a shard as it lies on disk."""
     try:
-        data = (root / key).read_bytes()
+        return _record(key, (root / key).read_bytes())
     except FileNotFoundError:
+        return _record(key, None)
+
+
+def _record(key: str, data: bytes | None) -> Shard:
+    if data is None:
         return key, -1, ""
     return key, len(data), hashlib.blake2b(data, digest_size=8).hexdigest()
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tilekit import __version__
 from tilekit.box import Box
 from tilekit.engine import Progress, Receipt, Report, Stage, execute
-from tilekit.errors import InputError
+from tilekit.errors import InputError, RunError
 from tilekit.ledger import FOLDER, Summary, lock, mark_started
 from tilekit.pyramid import halve_labels, halve_mean
 from tilekit.run import Runner
@@ -24,6 +24,7 @@ from tilekit.sources import Source, open_image
 from tilekit.store import (
     create_array,
     group_attributes,
+    is_array_of,
     is_store,
     read_region,
     sweep_partial,
@@ -78,7 +79,7 @@ class Pyramid:
         return halve_labels(pixels) if self.is_labels else halve_mean(pixels, self.nodata)
 
     def create(self) -> None:
-        """Make the empty arrays of all levels, where one is missing."""
+        """Make the empty arrays of all levels, where one is missing or damaged."""
         check_single_writer(self.levels, self.passes)
         if self._exists():
             return
@@ -88,8 +89,7 @@ class Pyramid:
 
     def _exists(self) -> bool:
         return all(
-            any((self.out / self.path(k) / f).exists() for f in ("zarr.json", ".zarray"))
-            for k in range(len(self.levels))
+            is_array_of(self.out / self.path(k), level, self.leading, self.dtype) for k, level in enumerate(self.levels)
         )
 
     def write_block(self, step: Pass, plane: tuple[int, ...], box: Box, pixels: Array) -> list[Any]:
@@ -155,9 +155,15 @@ def set_status(out: Path, version: str, status: str, **facts: Any) -> None:
 def writing(out: Path) -> Iterator[None]:
     """Hold an output: locked against other runs, and swept of files that a killed writer left half-written."""
     with lock(out):
-        sweep_partial(out)
-        yield
-        sweep_partial(out)
+        try:
+            sweep_partial(out)
+            yield
+            sweep_partial(out)
+        except OSError as error:
+            where = error.filename or out
+            raise RunError(
+                f"{where}: {error.strerror or error}; mend the cause and run the same command again to continue"
+            ) from error
 
 
 def clear_output(out: Path) -> None:
