@@ -216,7 +216,7 @@ def _start_here(workers: int, stack: ExitStack) -> Any:
             n_workers=workers,
             threads_per_worker=THREADS_PER_WORKER,
             processes=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # None would serve on port 8787 of every interface, once per machine
             memory_limit=0,  # the plan keeps the promise; a worker near a guessed limit must not be killed
             silence_logs=logging.CRITICAL,
         )
