@@ -39,7 +39,7 @@ def segment(image: str, model: str, out: str, parameters: SegmentParameters = DE
 
 
 def as_task(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a stage as a task run of its name, its arguments out of Prefect's sight; a retry continues from the ledger."""
+    """Run a stage as a task run of its name, arguments out of Prefect's sight; a retry continues from the ledger."""
     named = task(
         name=function.__name__.replace("_stage", ""),
         retries=2,

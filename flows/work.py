@@ -36,9 +36,15 @@ def ingest_file(image: Any, out: str, parameters: IngestParameters, progress: Pr
         )
 
 
+def count_gpus() -> int:
+    """NVIDIA devices of this machine, told without torch."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
 def plan_file(image: Any, model: str, out: str, parameters: SegmentParameters) -> Job:
     """Check image, network and output, and plan; writes nothing."""
     p = parameters
+    gpus = count_gpus() if p.workers is None and p.device in ("auto", "cuda") else 0
     options = Options(
         channels=parse_channels(p.channels),
         level=p.level,
@@ -50,7 +56,8 @@ def plan_file(image: Any, model: str, out: str, parameters: SegmentParameters) -
         tile=p.tile,
         block=p.block,
         memory=parse_bytes(p.memory),
-        workers=0 if p.scheduler else p.workers,
+        workers=0 if p.scheduler else gpus or p.workers,
+        is_remote=p.scheduler is not None,
     )
     return prepare(image, load(model, p.device, p.precision), out, options, overwrite=p.overwrite)
 

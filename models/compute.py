@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from threading import Lock
 from typing import Any
 
@@ -24,6 +21,7 @@ from models.architecture import UNetConfig
 from models.header import Header
 from models.normalization import Normalization
 from models.unet import UNet
+from tilekit.allocator import keep_memory
 from tilekit.errors import InputError
 
 BATCH_NORM_EPS = 1e-5  # torch's default, which UNet uses
@@ -56,7 +54,7 @@ def opened(path: str, digest: str, device: str, precision: str, header: Header) 
 def _open(path: str, digest: str, device: str, precision: str, header: Header) -> Opened:
     place = choose_device(device)
     if place.type == "cpu":
-        reuse_memory()
+        keep_memory()
         torch.set_num_threads(1)  # two workers of one thread are never slower than one of two; OpenMP barriers wait
     elif place.type == "cuda":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # TF32 keeps 10 bits: not exact
@@ -107,21 +105,6 @@ def choose_device(device: str) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("TILEKIT_DEVICE_INDEX", "0")) % torch.cuda.device_count())
     return torch.device("cpu")
-
-
-@cache
-def reuse_memory() -> bool:
-    """Have glibc keep freed activations for the next tile instead of returning them; True where that was set.
-
-    By default each activation above 32 MiB is mapped and unmapped anew, and faulting its pages in is 40 to 50% of a
-    forward pass (1.7 times the CPU time at a core of 1024). In worker threads it takes the one arena as well. Once per
-    process; nothing happens on other C libraries.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mmap_max, trim_threshold, arena_max = -4, -1, -8  # names of malloc.h, and never trim, never map, one arena
-    mallopt = ctypes.CDLL(None).mallopt
-    return all([mallopt(mmap_max, 0), mallopt(trim_threshold, -1), mallopt(arena_max, 1)])
 
 
 @contextmanager

@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "bfloat16"]
 
 _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
-_SLACK = 2.4
-"""Over the tensors alive at once: glibc's aligned allocations seldom fit the holes that their like have left, so the
-heap grows to 1.4 to 2.3 times them over tiles of mixed sizes (measured, glibc 2.36; tests/models/test_memory.py)."""
-_FIXED_BYTES = 32 << 20
-"""Kernels' own scratch space and code paged in by the first pass."""
 
 
 def load(path: str | os.PathLike[str], device: str = "auto", precision: Precision = "float32") -> Predictor:
@@ -128,13 +123,14 @@ class Predictor:
     def activation_bytes(self, y: int, x: int) -> int:
         """Most bytes that one call needs for a core of y by x pixels (batch 1), probabilities included.
 
-        Beside the weights and the caller's arrays. Not below what a process really takes, with `reuse_memory`.
+        Tensors alive at once, beside the weights and the caller's arrays; the heap that holds them is larger
+        (tilekit.allocator.heap_bytes).
         """
         size = self._input_size(y, x)
         elements = receptive.peak_elements(self.header.config.layers, size)
         forward = elements * _ELEMENT_BYTES[self.precision] + 8 * self.in_channels * size[0] * size[1]
         results = (3 * 4 * self.n_classes + 12) * size[0] * size[1]
-        return int(max(forward, results) * _SLACK) + _FIXED_BYTES
+        return max(forward, results)
 
     def probabilities(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """(b, c, before+y+after, before+x+after) raw values -> (b, k, y, x) float32; y, x multiples of the stride.

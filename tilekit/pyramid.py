@@ -42,7 +42,7 @@ def halve_mean(pixels: Array, nodata: float | None = None) -> Array:
 def _integer_mean(parts: list[Array]) -> Array:
     dtype = parts[0].dtype
     if dtype.itemsize > 4:
-        exact = sum(p.astype(object) for p in parts)
+        exact = np.sum([p.astype(object) for p in parts], axis=0)
         return ((exact + 2) // 4).astype(dtype)
     wide = np.dtype(f"{'u' if dtype.kind == 'u' else 'i'}{dtype.itemsize * 2}")
     total = parts[0].astype(wide)

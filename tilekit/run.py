@@ -149,7 +149,16 @@ def _attempt_on_worker(index: int, packed: bytes) -> Outcome:
 def _unpack(packed: bytes) -> tuple[Task, Any]:
     """Task and config, kept per process: files and networks that they open stay open from block to block."""
     task, config = pickle.loads(packed)  # made by this program's own driver
+    os.environ.setdefault("TILEKIT_DEVICE_INDEX", _number_of_worker())
     return task, config
+
+
+def _number_of_worker() -> str:
+    """The number of this worker process, by which it takes one of several devices."""
+    from distributed import get_worker
+
+    name = str(get_worker().name)
+    return name if name.isdecimal() else "0"
 
 
 @contextmanager

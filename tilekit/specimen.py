@@ -53,6 +53,8 @@ class Specimen:
     scale: ClassVar[tuple[float, float]] = (1.0, 1.0)
     translation: ClassVar[tuple[float, float]] = (0.0, 0.0)
     tiling: ClassVar[str] = f"computed, {CELL} x {CELL * PIECE}"
+    segment_bytes: ClassVar[int] = CELL * CELL * PIECE
+    reference: ClassVar[None] = None  # nothing to open: it pickles as its size and seed
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or (self.shape[0] // CELL + 2) * self._n_columns >= 2**32:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from tilekit.engine import Progress, Receipt, Report, Stage, execute, no_progres
 from tilekit.errors import InputError
 from tilekit.jobs.output import (
     Pyramid,
+    check_disk,
     check_output,
     clear_output,
     complete_pyramid,
@@ -23,12 +24,13 @@ from tilekit.jobs.output import (
     stage_folder,
     writing,
 )
-from tilekit.ledger import FOLDER, Summary, mark_started, write_atomic
+from tilekit.jobs.statistics import block_statistics, fold_statistics, plain, store_statistics
+from tilekit.ledger import FOLDER, mark_started
 from tilekit.ngff import VERSIONS, as_attributes, multiscales, omero
 from tilekit.run import Runner, SerialRunner
 from tilekit.sources import Source, open_image
-from tilekit.stats import ChannelStats, channel_stats
-from tilekit.store import group_attributes, update_group
+from tilekit.stats import ChannelStats
+from tilekit.store import update_group
 from tilekit.tiling import CHUNK, block_side, plan_pyramid
 
 STAGE = "ingest"
@@ -72,21 +74,8 @@ def ingest_block(index: int, config: IngestConfig) -> Receipt:
     block = pyramid.grid(step).block(index)
     region = pyramid.region(block.plane, block.box)
     pixels = config.source.read(Box(tuple(s.start for s in region), tuple(s.stop for s in region)))
-    n = 1 if pyramid.channel_axis is None else pyramid.leading[pyramid.channel_axis]
-    by_channel = pixels.reshape(n, *pixels.shape[-2:])
-    summary = {str(c): channel_stats(by_channel[c], pyramid.nodata).to_json() for c in range(n)}
-    return Receipt(pyramid.write_block(step, block.plane, block.box, pixels), summary, redone)
-
-
-def fold_statistics(total: Summary, part: Summary) -> Summary:
-    """Add the statistics of some blocks to those of others, channel by channel."""
-    folded = dict(total)
-    for channel, data in part.items():
-        stats = ChannelStats.from_json(data)
-        if channel in folded:
-            stats.add(ChannelStats.from_json(folded[channel]))
-        folded[channel] = stats.to_json()
-    return folded
+    shards = pyramid.write_block(step, block.plane, block.box, pixels)
+    return Receipt(shards, block_statistics(pixels, pyramid.nodata), redone)
 
 
 def run_ingest(source: Source, pyramid: Pyramid, runner: Runner, progress: Progress = no_progress) -> list[Report]:
@@ -101,7 +90,7 @@ def run_ingest(source: Source, pyramid: Pyramid, runner: Runner, progress: Progr
         "chunk": pyramid.levels[0].chunk,
         "shard": pyramid.levels[0].shard,
         "ngff": version,
-        "nodata": _plain(source.nodata),
+        "nodata": plain(source.nodata),
     }
     config = IngestConfig(_reachable(source, out, runner), pyramid, stage_folder(out, STAGE))
 
@@ -113,10 +102,8 @@ def run_ingest(source: Source, pyramid: Pyramid, runner: Runner, progress: Progr
     stage = Stage(STAGE, out, ingest_block, config, n_blocks, arguments, fold_statistics, make_arrays)
     reports = [execute(stage, runner, progress)]
     reports += complete_pyramid(pyramid, STAGE, runner, progress)
-    stats = [ChannelStats.from_json(data) for _, data in sorted(reports[0].summary.items(), key=lambda i: int(i[0]))]
-    write_atomic(stage_folder(out, STAGE) / "statistics.json", json.dumps([s.to_json() for s in stats]))
+    stats = store_statistics(out, version, reports[0].summary, source.nodata)
     _write_metadata(source, pyramid, stats)
-    set_status(out, version, "running", statistics=[s.summary() for s in stats], nodata=_plain(source.nodata))
     return reports
 
 
@@ -128,11 +115,6 @@ def _reachable(source: Source, out: Path, runner: Runner) -> Source:
     path = out / FOLDER / "array.npy"
     np.save(path, pixels)
     return open_image(path, level=source.level, nodata=source.nodata, pixel_size=source.reference.pixel_size)
-
-
-def _plain(value: float | None) -> float | str | None:
-    """Nodata as JSON has it: NaN by name."""
-    return "nan" if value is not None and value != value else value
 
 
 def _write_metadata(source: Source, pyramid: Pyramid, stats: list[ChannelStats]) -> None:
@@ -162,12 +144,6 @@ def _window(stats: ChannelStats) -> tuple[float, float, float, float]:
     return (stats.low, stats.high, low, high if high > low else low + 1)
 
 
-def stored_statistics(out: Path) -> list[dict[str, Any]] | None:
-    """Statistics of an ingested image, one entry per channel, None where it was not ingested by tilekit."""
-    stored: list[dict[str, Any]] | None = group_attributes(out).get("tilekit", {}).get("statistics")
-    return stored
-
-
 def ingest_image(
     source: Source,
     out: Path,
@@ -185,6 +161,7 @@ def ingest_image(
         raise InputError(f"NGFF {ngff} is not written; choose {' or '.join(VERSIONS)}")
     check_output(out)
     pyramid = image_pyramid(source, out, block=block, version=ngff, chunk=chunk, sharded=shards)
+    check_disk(out, math.prod(source.shape) * source.dtype.itemsize * 4 // 3)
     started = time.perf_counter()
     with writing(out):
         if overwrite:

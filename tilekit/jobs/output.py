@@ -181,6 +181,18 @@ def check_output(out: Path) -> None:
         raise InputError(f"{out}: exists and is no Zarr store; choose another output")
 
 
+def check_disk(out: Path, need: int) -> None:
+    """Refuse where the output, less what of it is there already, surely does not fit."""
+    place = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    there = sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) if need > free else 0
+    if need > free + there:
+        raise InputError(
+            f"{out}: needs about {need / 1e9:.2f} GB, {(free + there) / 1e9:.2f} GB are free; "
+            "free some, or choose another disk"
+        )
+
+
 def as_source(image: Any, **options: Any) -> Source:
     """An image given as path, array or source."""
     return image if hasattr(image, "fingerprint") else open_image(image, **options)

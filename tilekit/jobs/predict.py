@@ -188,7 +188,7 @@ def _compute_tile(
 def _quantize(probabilities: NDArray[np.float32], dtype: Any) -> Array:
     """Probabilities as stored: 0..255 for uint8, as they are for floats."""
     if np.dtype(dtype) == np.uint8:
-        return np.floor(probabilities * 255 + np.float32(0.5)).astype(np.uint8)
+        probabilities = np.floor(probabilities * 255 + np.float32(0.5))
     stored: Array = probabilities.astype(dtype)
     return stored
 

@@ -15,8 +15,8 @@ import numpy as np
 from tilekit.box import Box
 from tilekit.engine import Progress, Report, no_progress
 from tilekit.errors import InputError
-from tilekit.jobs.ingest import image_pyramid, run_ingest, stored_statistics
-from tilekit.jobs.output import as_source, check_output, clear_output, set_status, writing
+from tilekit.jobs.ingest import image_pyramid, run_ingest
+from tilekit.jobs.output import as_source, check_disk, check_output, clear_output, set_status, writing
 from tilekit.jobs.predict import (
     CLASSES,
     PROBABILITIES,
@@ -27,6 +27,7 @@ from tilekit.jobs.predict import (
     prediction_folder,
     run_predict,
 )
+from tilekit.jobs.statistics import means, needs_statistics, run_statistics, stored_statistics
 from tilekit.ledger import FOLDER, read_arguments
 from tilekit.plan import ImageFacts, Plan, make_plan
 from tilekit.predictor import MAX_CLASSES, Predictor
@@ -64,6 +65,8 @@ class Options:
     """Bytes for all workers together; None: four fifths of what is free."""
     workers: int | None = 0
     """Worker processes; 0: serially in this one, None: as many as cores and memory allow."""
+    is_remote: bool = False
+    """True where a scheduler elsewhere has the workers, whose memory is not that of this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +113,7 @@ def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options,
     tile = options.tile or (recorded["core"][0] if recorded and "core" in recorded else None)
     plan, workers = _plan(source, predictor, options, tile, len(channels))
     version = store_version(out) if in_place else "0.5"
-    job = Job(source, predictor, out, plan, options, channels, mask, workers, in_place, version)
-    if recorded is None:
-        _check_disk(job)
-    return job
+    return Job(source, predictor, out, plan, options, channels, mask, workers, in_place, version)
 
 
 def _plan(
@@ -124,11 +124,16 @@ def _plan(
     planes = tuple(n for a, n in zip(axes, source.shape, strict=False) if a != "c")
     facts = ImageFacts(planes, n_channels, (source.shape[-2], source.shape[-1]), source.dtype.itemsize)
     stored = np.dtype(options.probabilities).itemsize if options.probabilities else 0
-    memory = options.memory or available_memory() * 4 // 5
+    memory = options.memory or (None if options.is_remote else available_memory() * 4 // 5)
 
     def plan_for(workers: int) -> Plan:
         return make_plan(
-            facts, predictor, tile=tile, block=options.block, memory=memory // max(workers, 1), probability_bytes=stored
+            facts,
+            predictor,
+            tile=tile,
+            block=options.block,
+            memory=None if memory is None else memory // max(workers, 1),
+            probability_bytes=stored,
         )
 
     if options.workers is not None:
@@ -190,19 +195,6 @@ def _open_mask(mask: str | None, source: Source) -> Source | None:
     return opened
 
 
-def _check_disk(job: Job) -> None:
-    """Refuse where the output surely does not fit: the image does not compress for certain, a class map does."""
-    pixels = math.prod(job.image.shape) * job.image.dtype.itemsize
-    need = job.plan.output_bytes // 8 + (0 if job.in_place else pixels * 4 // 3)
-    place = next(p for p in (job.out.absolute(), *job.out.absolute().parents) if p.exists())
-    free = shutil.disk_usage(place).free
-    if need > free:
-        raise InputError(
-            f"{job.out}: needs about {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; "
-            "free some, or choose another disk"
-        )
-
-
 def clear(job: Job) -> None:
     """Remove what an earlier run wrote: the labels alone where the image is the output itself."""
     if not job.in_place:
@@ -226,7 +218,7 @@ def predict_stage(job: Job, runner: Runner, progress: Progress = no_progress) ->
     """Label the image in the output."""
     level = job.options.level if job.in_place else 0
     source = job.image if job.in_place else open_image(job.out, level=level)
-    image = Input(source, job.channels, _fill(job, source))
+    image = Input(source, job.channels, _fill(job, source, runner, progress))
     config = PredictConfig(
         input=image,
         predictor=job.predictor,
@@ -239,12 +231,12 @@ def predict_stage(job: Job, runner: Runner, progress: Progress = no_progress) ->
     return run_predict(config, runner, arguments=_arguments(job, source), progress=progress)
 
 
-def _fill(job: Job, source: Source) -> tuple[float, ...]:
+def _fill(job: Job, source: Source, runner: Runner, progress: Progress) -> tuple[float, ...]:
     """The means of the channels, which stand in for nodata; 0 where the image has no valid pixel."""
     statistics = stored_statistics(job.out)
-    if statistics is None:
-        return (0.0,) * len(job.channels)
-    return tuple(float(statistics[c]["mean"] or 0.0) for c in job.channels)
+    if statistics is None and needs_statistics(source):
+        statistics = run_statistics(source, job.out, job.plan.block, runner, progress)
+    return means(statistics, job.channels)
 
 
 def _arguments(job: Job, source: Source) -> dict[str, Any]:
@@ -304,6 +296,8 @@ def run_stages(
     """Ingest, predict, finish. `step(function, *arguments)` calls each stage; Prefect's flow makes it a task run."""
     call = step or (lambda function, *arguments: function(*arguments))
     started = time.perf_counter()
+    image_bytes = 0 if job.in_place else math.prod(job.image.shape) * job.image.dtype.itemsize * 4 // 3
+    check_disk(job.out, image_bytes + job.plan.output_bytes // 8)  # class maps compress well
     with writing(job.out):
         if overwrite:
             clear(job)

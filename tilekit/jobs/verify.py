@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from tilekit.box import Box
 from tilekit.errors import InputError
-from tilekit.jobs.ingest import stored_statistics
 from tilekit.jobs.predict import CLASSES, STAGE, Input
+from tilekit.jobs.statistics import means, stored_statistics
 from tilekit.ledger import read_arguments
 from tilekit.mirror import read_mirrored
 from tilekit.predictor import VOID, Predictor
@@ -42,9 +42,7 @@ def verify(out: str | Path, predictor: Predictor, *, boxes: int = 12, side: int 
         raise InputError(f"{out}: is not complete (status {status}); run tilekit segment again to continue it")
     source = open_image(out, level=recorded["level"])
     channels = tuple(recorded["channels"])
-    statistics = stored_statistics(out)
-    fill = tuple(float(statistics[c]["mean"] or 0.0) for c in channels) if statistics else (0.0,) * len(channels)
-    image = Input(source, channels, fill)
+    image = Input(source, channels, means(stored_statistics(out), channels))
     core, block = (recorded["core"][0], recorded["core"][1]), recorded["block"]
     chosen = random.Random(seed)
     planes = tuple(n for a, n in zip(source.axes[:-2], source.shape, strict=False) if a != "c")
