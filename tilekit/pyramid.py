@@ -42,8 +42,9 @@ def halve_mean(pixels: Array, nodata: float | None = None) -> Array:
 def _integer_mean(parts: list[Array]) -> Array:
     dtype = parts[0].dtype
     if dtype.itemsize > 4:
-        exact = np.sum([p.astype(object) for p in parts], axis=0)
-        return ((exact + 2) // 4).astype(dtype)
+        exact: Array = np.sum([p.astype(object) for p in parts], axis=0)
+        mean: Array = ((exact + 2) // 4).astype(dtype)
+        return mean
     wide = np.dtype(f"{'u' if dtype.kind == 'u' else 'i'}{dtype.itemsize * 2}")
     total = parts[0].astype(wide)
     for part in parts[1:]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tilekit.jobs.statistics import means, stored_statistics
 from tilekit.ledger import read_arguments
 from tilekit.mirror import read_mirrored
 from tilekit.predictor import VOID, Predictor
-from tilekit.sources import open_image
+from tilekit.sources import Source, open_image
 from tilekit.store import group_attributes, read_region
 from tilekit.tiling import Pair, Tile, round_up, tiles_of
 
@@ -27,7 +28,7 @@ TIE = 1e-4
 def verify(out: str | Path, predictor: Predictor, *, boxes: int = 12, side: int = 256, seed: int = 0) -> dict[str, Any]:
     """Predict boxes of `side` pixels twice: largest difference of a probability, and class pixels unlike the store.
 
-    `differing_pixels` leaves out ties, void pixels and what the run was not asked for; `ties` counts the former.
+    `differing_pixels` counts those outside ties, and void where a class is expected or the other way round.
     """
     out = Path(out)
     recorded = read_arguments(out, STAGE)
@@ -44,62 +45,74 @@ def verify(out: str | Path, predictor: Predictor, *, boxes: int = 12, side: int 
     channels = tuple(recorded["channels"])
     image = Input(source, channels, means(stored_statistics(out), channels))
     core, block = (recorded["core"][0], recorded["core"][1]), recorded["block"]
+    asked = Asked.of(recorded, image.shape)
     chosen = random.Random(seed)
     planes = tuple(n for a, n in zip(source.axes[:-2], source.shape, strict=False) if a != "c")
     worst, differing, ties = 0.0, 0, 0
-    for box in _boxes_on_seams(image.shape, core, block, side, boxes, chosen):
+    for number in range(boxes):
         plane = tuple(chosen.randrange(n) for n in planes)
-        box = _aligned(box, predictor.stride, image.shape)
-        whole = _one_pass(image, plane, box, predictor)
+        box = _aligned(_box_on_seam(number, asked.box, core, block, side, chosen), predictor.stride)
+        classes, whole, valid = _predict(image, plane, Tile(box, predictor.halo, predictor.stride), predictor)
         tiled = _by_tiles(image, plane, box, predictor, core, block)
         worst = max(worst, float(np.abs(whole - tiled).max()))
         stored = read_region(out / CLASSES / "0", (*(slice(i, i + 1) for i in plane), *box.slices)).reshape(box.shape)
-        wrong, tied = _compare(whole, _classes(image, plane, box, predictor), stored)
+        wrong, tied = _compare(whole, np.where(valid & asked.where(box), classes, VOID), stored)
         differing, ties = differing + wrong, ties + tied
     return {"boxes": boxes, "max_abs_dp": worst, "differing_pixels": differing, "ties": ties}
 
 
-def _boxes_on_seams(shape: Pair, core: Pair, block: int, side: int, n: int, chosen: random.Random) -> list[Box]:
-    """Boxes centred on seams of tiles and blocks where there are any, and the image's corners."""
-    boxes = []
-    for i in range(n):
-        centre = []
-        for length, step in zip(shape, core, strict=True):
-            within = (
-                sorted({b + t for b in range(0, length, block) for t in range(0, block, step)} & set(range(1, length)))
-                if length <= block * 64
-                else [block * chosen.randrange(1, length // block)]
-            )
-            centre.append(chosen.choice(within) if within and chosen.random() < 0.8 else chosen.randrange(length))
-        if i < 2:
-            centre = [0, 0] if i == 0 else [shape[0] - 1, shape[1] - 1]
-        start = tuple(max(min(c - side // 2, m - side), 0) for c, m in zip(centre, shape, strict=True))
-        boxes.append(Box(start, tuple(min(a + side, m) for a, m in zip(start, shape, strict=True))))
-    return boxes
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Where the run was asked for a prediction."""
+
+    box: Box
+    mask: Source | None
+
+    @classmethod
+    def of(cls, recorded: dict[str, Any], shape: Pair) -> Asked:
+        ranges = [[int(n) for n in part.split(":")] for part in recorded["box"].split(",")] if recorded["box"] else None
+        box = Box((ranges[0][0], ranges[1][0]), (ranges[0][1], ranges[1][1])) if ranges else Box.whole(shape)
+        return cls(box, open_image(recorded["mask"]["path"]) if recorded["mask"] else None)
+
+    def where(self, box: Box) -> NDArray[np.bool_]:
+        """True where a class was asked for, in a box (y, x)."""
+        wanted = np.zeros(box.shape, bool)
+        wanted[box.intersect(self.box).relative_to(box).slices] = True
+        if self.mask is not None:
+            wanted &= self.mask.read(box).reshape(-1, *box.shape)[0] != 0
+        return wanted
 
 
-def _aligned(box: Box, stride: Pair, shape: Pair) -> Box:
+def _box_on_seam(number: int, within: Box, core: Pair, block: int, side: int, chosen: random.Random) -> Box:
+    """A box around a random seam of tiles or blocks (four times of five), or any place; the first two at the corners."""
+    ranges = []
+    for start, stop, step in zip(within.start, within.stop, core, strict=True):
+        centre = chosen.randrange(start, stop)
+        if chosen.random() < 0.8:
+            centre = centre // block * block + centre % block // step * step
+        if number < 2:
+            centre = start if number == 0 else stop
+        first = max(min(centre - side // 2, stop - side), start)
+        ranges.append((first, min(first + side, stop)))
+    return Box((ranges[0][0], ranges[1][0]), (ranges[0][1], ranges[1][1]))
+
+
+def _aligned(box: Box, stride: Pair) -> Box:
     """The box with its start moved back onto the stride's phase."""
-    start = tuple(a // s * s for a, s in zip(box.start, stride, strict=True))
-    return Box(start, tuple(min(b, n) for b, n in zip(box.stop, shape, strict=True)))
+    return Box(tuple(a // s * s for a, s in zip(box.start, stride, strict=True)), box.stop)
 
 
 def _predict(
     image: Input, plane: tuple[int, ...], tile: Tile, predictor: Predictor
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    pixels, _ = image.fill_nodata(read_mirrored(lambda b: image.read(plane, b), tile.read, image.shape))
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
+    """Class ids (y, x), probabilities (k, y, x) and where the image is valid (y, x), of a tile's core."""
+    pixels, valid = image.fill_nodata(read_mirrored(lambda b: image.read(plane, b), tile.read, image.shape))
     classes, probabilities = predictor.predict(pixels[None], probabilities=True)
     assert probabilities is not None
     ny, nx = tile.core.shape
-    return classes[0, :ny, :nx], probabilities[0, :, :ny, :nx]
-
-
-def _one_pass(image: Input, plane: tuple[int, ...], box: Box, predictor: Predictor) -> NDArray[np.float32]:
-    return _predict(image, plane, Tile(box, predictor.halo, predictor.stride), predictor)[1]
-
-
-def _classes(image: Input, plane: tuple[int, ...], box: Box, predictor: Predictor) -> NDArray[np.uint8]:
-    return _predict(image, plane, Tile(box, predictor.halo, predictor.stride), predictor)[0]
+    top, left = tile.halo.before
+    shown = np.ones((ny, nx), bool) if valid is None else valid[top : top + ny, left : left + nx]
+    return classes[0, :ny, :nx], probabilities[0, :, :ny, :nx], shown
 
 
 def _by_tiles(
@@ -124,8 +137,8 @@ def _by_tiles(
 
 
 def _compare(probabilities: NDArray[np.float32], classes: NDArray[np.uint8], stored: NDArray[Any]) -> tuple[int, int]:
-    """Pixels whose stored class is another one, outside ties and within them; void pixels are left out."""
-    unlike = (stored != classes) & (stored != VOID)
+    """Pixels whose stored class is another one, outside ties and within them; void must be where it is expected."""
+    unlike = stored != classes
     best = np.partition(probabilities, -2, axis=0)[-2:]
-    tie = best[1] - best[0] <= TIE
+    tie = (best[1] - best[0] <= TIE) & (stored != VOID) & (classes != VOID)
     return int((unlike & ~tie).sum()), int((unlike & tie).sum())
