@@ -183,19 +183,35 @@ def open_runner(workers: int = 0, scheduler: str | None = None, tls: dict[str, s
 
 
 def _connect(address: str, tls: dict[str, str] | None) -> Any:
-    from distributed import Client, Security
+    from distributed import Client
+    from distributed.comm.addressing import parse_address
+    from distributed.comm.registry import get_backend
 
-    security = None
-    if tls:
-        security = Security(
-            tls_ca_file=tls["ca"], tls_client_cert=tls["cert"], tls_client_key=tls["key"], require_encryption=True
-        )
+    try:  # a client would find out half-made, and wait for itself at exit
+        get_backend(parse_address(address)[0])
+    except ValueError as error:
+        raise InputError(f"{address}: is no address of a scheduler ({error}); write it like tcp://host:8786") from None
+    security = _security(tls) if tls else None
     try:
         return Client(address, security=security, timeout="15s", set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise InputError(
             f"{address}: no Dask scheduler answers there ({type(error).__name__}); start one, or leave --scheduler out"
         ) from error
+
+
+def _security(tls: dict[str, str]) -> Any:
+    from distributed import Security
+
+    security = Security(
+        tls_ca_file=tls["ca"], tls_client_cert=tls["cert"], tls_client_key=tls["key"], require_encryption=True
+    )
+    try:
+        security.get_connection_args("client")
+    except OSError as error:
+        files = ", ".join(sorted(set(tls.values())))
+        raise InputError(f"{files}: cannot be used for TLS ({error.strerror or error}); give PEM files") from None
+    return security
 
 
 def _count_workers(client: Any, address: str) -> int:
