@@ -76,7 +76,7 @@ def fit(
                 raise RunError(
                     f"training: the loss is {losses[-1]} at step {step + 1} of {steps}; lower the learning rate"
                 )
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if progress is not None:
                 progress(step + 1, losses[-1])
