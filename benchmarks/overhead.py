@@ -16,6 +16,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ import tilekit
 from models import load
 from tilekit.allocator import ALLOCATOR_ENV
 from tilekit.jobs.segment import Options, prepare
-from tilekit.plan import ACTIVATION_BYTES, ImageFacts, make_plan
+from tilekit.plan import GIB, ImageFacts, make_plan
+from tilekit.run import available_cores
 
 CLI = Path(sys.executable).parent / "tilekit"
 
@@ -63,7 +65,7 @@ class PlainUNet(nn.Module):
 
 
 def pure(size: int, output: int, plain: bool) -> dict[str, float]:
-    """CPU seconds per output megapixel of the bare forward pass that gives `output` pixels a side."""
+    """CPU seconds per output megapixel of the bare forward pass that gives at least `output` pixels a side."""
     predictor = load(str(common.checkpoint(16, 3)))
     torch.set_num_threads(1)
     side = output + predictor.halo.before[0] + predictor.halo.after[0]
@@ -90,35 +92,48 @@ def job(size: int, workers: int) -> dict[str, float]:
         tilekit.predict(image, predictor, out, workers=workers)
         return common.cpu_seconds() - started
 
-    small = common.WORK / "small.npy"
-    np.save(small, rng.integers(0, 255, (1024, 1024), dtype=np.uint8))
-    measured(str(small))
-    start_up = measured(str(small))
+    small = rng.integers(0, 255, (64, 64), dtype=np.uint8)
+    measured(small)  # imports and the network, once
+    start_up = measured(small)
     return {"seconds": measured(str(source)), "start_up": start_up}
 
 
 def command(size: int) -> dict[str, float]:
-    """CPU seconds of `tilekit segment` as it comes, start-up apart."""
-    small = common.specimen_tiff(1024)
+    """CPU seconds of `tilekit segment` as it comes, start-up (the same on a small image, with as many workers) apart."""
 
-    def measured(image: Path) -> float:
+    def measured(image: Path, *more: str) -> float:
         started = common.cpu_seconds()
         out = common.WORK / "command.zarr"
         shutil.rmtree(out, ignore_errors=True)
         subprocess.run(
-            [str(CLI), "segment", str(image), str(common.checkpoint(16, 3)), str(out)], check=True, capture_output=True
+            [str(CLI), "segment", str(image), str(common.checkpoint(16, 3)), str(out), *more],
+            check=True,
+            capture_output=True,
         )
         return common.cpu_seconds() - started
 
-    return {"start_up": measured(small), "seconds": measured(common.specimen_tiff(size))}
+    start_up = measured(common.specimen_tiff(256), "--workers", str(available_cores()), "--block", "64")
+    return {"start_up": start_up, "seconds": measured(common.specimen_tiff(size))}
 
 
 def paper_redundancy() -> float:
     """Multiply-adds of the plan for the paper's network over those of one endless tile."""
     predictor = load(str(common.checkpoint(64, 4)))
     plan = make_plan(ImageFacts((), 1, (40960, 40960), 1), predictor)
-    assert plan.tile_bytes <= ACTIVATION_BYTES
+    assert predictor.activation_bytes(*plan.core) <= 2 * GIB
     return plan.redundancy
+
+
+def run_case(size: int, arguments: tuple[str, str, str], copies: int) -> float:
+    """CPU seconds (per megapixel, for the bare network) of a case in processes of its own, the mean of several at once."""
+    env = ALLOCATOR_ENV if arguments[0] == "pure" else None
+    with ThreadPoolExecutor(copies) as pool:
+        runs = [
+            pool.submit(common.child, __file__, "--size", str(size), "--case", *arguments, env=env)
+            for _ in range(copies)
+        ]
+        got = [run.result() for run in runs]
+    return statistics.mean(g.get("seconds_per_megapixel") or g["seconds"] - g["start_up"] for g in got)
 
 
 def run_all(size: int, rounds: int) -> None:
@@ -130,8 +145,8 @@ def run_all(size: int, rounds: int) -> None:
     for _ in range(rounds):
         cases = {
             "same tiles": ("pure", str(core), "0"),
-            "best known 1028": ("pure", "1028", "1"),
-            "best known 2052": ("pure", "2052", "1"),
+            "best known, 1024": ("pure", "1024", "1"),
+            "best known, 2048": ("pure", "2048", "1"),
             "serial": ("job", "0", "0"),
             "dask 1": ("job", "1", "0"),
             "command": ("command", "0", "0"),
@@ -151,7 +166,7 @@ def run_all(size: int, rounds: int) -> None:
     middle = {name: statistics.median(values) for name, values in figures.items()}
     n_pixels = plan.n_tiles * core * core / 1e6
     forward = middle["same tiles"] * n_pixels
-    best = min(middle["best known 1028"], middle["best known 2052"]) * size * size / 1e6
+    best = min(middle["best known, 1024"], middle["best known, 2048"]) * size * size / 1e6
     ratios = {
         "serial": middle["serial"] / forward,
         "dask": middle["dask 1"] / forward,
