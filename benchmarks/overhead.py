@@ -99,7 +99,7 @@ def job(size: int, workers: int) -> dict[str, float]:
 
 
 def command(size: int) -> dict[str, float]:
-    """CPU seconds of `tilekit segment` as it comes, start-up (the same on a small image, with as many workers) apart."""
+    """CPU seconds of `tilekit segment` as it comes, start-up (a small image, as many workers) apart."""
 
     def measured(image: Path, *more: str) -> float:
         started = common.cpu_seconds()
@@ -125,7 +125,7 @@ def paper_redundancy() -> float:
 
 
 def run_case(size: int, arguments: tuple[str, str, str], copies: int) -> float:
-    """CPU seconds (per megapixel, for the bare network) of a case in processes of its own, the mean of several at once."""
+    """CPU seconds (per megapixel, for the bare network) of a case in its own process, the mean of several at once."""
     env = ALLOCATOR_ENV if arguments[0] == "pure" else None
     with ThreadPoolExecutor(copies) as pool:
         runs = [
@@ -133,7 +133,7 @@ def run_case(size: int, arguments: tuple[str, str, str], copies: int) -> float:
             for _ in range(copies)
         ]
         got = [run.result() for run in runs]
-    return statistics.mean(g.get("seconds_per_megapixel") or g["seconds"] - g["start_up"] for g in got)
+    return float(statistics.mean(g.get("seconds_per_megapixel") or g["seconds"] - g["start_up"] for g in got))
 
 
 def run_all(size: int, rounds: int) -> None:

@@ -84,7 +84,7 @@ class Asked:
 
 
 def _box_on_seam(number: int, within: Box, core: Pair, block: int, side: int, chosen: random.Random) -> Box:
-    """A box around a random seam of tiles or blocks (four times of five), or any place; the first two at the corners."""
+    """A box around a random seam of tiles or blocks (four of five), or any place; the first two at corners."""
     ranges = []
     for start, stop, step in zip(within.start, within.stop, core, strict=True):
         centre = chosen.randrange(start, stop)
