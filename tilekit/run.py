@@ -122,17 +122,18 @@ class DaskRunner:
 
 
 def _outcome_of(future: Any, index: int) -> Outcome:
-    """What a future brings; workers that died on this block, or a lost scheduler, are an error of the block."""
+    """What a future brings; workers that died on this block, or a lost scheduler, are an error of the block.
+
+    Where a worker died with the receipt that it had announced, this waits until another has done the block again.
+    """
     from distributed import CancelledError
 
     try:
-        if future.status == "finished":
-            return future.result()  # type: ignore[no-any-return]
-        if future.status == "error":
-            return Outcome(index, error=future.exception())
-    except (OSError, CancelledError):
-        pass
-    return Outcome(index, error=RunError("the scheduler is gone, or dropped it"))
+        return future.result()  # type: ignore[no-any-return]
+    except (OSError, CancelledError):  # what a task raises comes as an outcome, so this is about the connection
+        return Outcome(index, error=RunError("the scheduler is gone, or dropped it"))
+    except Exception as error:  # such as KilledWorker
+        return Outcome(index, error=error)
 
 
 def _attempt_on_worker(index: int, packed: bytes) -> Outcome:
@@ -192,6 +193,7 @@ def _connect(address: str, tls: dict[str, str] | None) -> Any:
     except ValueError as error:
         raise InputError(f"{address}: is no address of a scheduler ({error}); write it like tcp://host:8786") from None
     security = _security(tls) if tls else None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what is lost is said in one line, at the end
     try:
         return Client(address, security=security, timeout="15s", set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
