@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -45,6 +46,8 @@ Mask = Annotated[str | None, typer.Option(help="Image of the same size, nonzero 
 Probabilities = Annotated[str | None, typer.Option(help="Store probabilities too: uint8 or float16.")]
 
 
+STOPPED = 130
+"""Exit status after Ctrl-C."""
 UsageError: Any = typer.BadParameter.__base__
 """What typer raises for a command line that it cannot parse."""
 
@@ -110,6 +113,7 @@ def ingest(
     if prefect or os.environ.get("PREFECT_API_URL"):
         from flows.ingest import ingest as flow
 
+        _leave_errors_to_main()
         _print(flow(image, out, parameters), json)
         return
     from flows.work import ingest_file
@@ -181,6 +185,7 @@ def segment(
     if prefect or os.environ.get("PREFECT_API_URL"):
         from flows.segment import segment as flow
 
+        _leave_errors_to_main()
         _print(flow(image, model, out, parameters), json)
         return
     from flows.work import segment_file
@@ -315,6 +320,8 @@ def main() -> NoReturn:
     """Run the command line; bad input ends with status 2, a failed run with 1, each with one line on standard error."""
     try:
         code = app(standalone_mode=False) or 0
+        if code == STOPPED:  # typer takes the KeyboardInterrupt itself
+            raise KeyboardInterrupt
     except UsageError as error:
         where = f" {error.ctx.info_name}" if error.ctx and error.ctx.parent else ""
         code = _fail(2, f"{error.format_message()} See tilekit{where} --help.")
@@ -323,8 +330,14 @@ def main() -> NoReturn:
     except (RunError, OSError, MemoryError) as error:
         code = _fail(1, str(error) or type(error).__name__)
     except (KeyboardInterrupt, typer.Abort):
-        code = _fail(130, "stopped; the same command continues where it was")
+        code = _fail(STOPPED, "stopped; the same command continues where it was")
     sys.exit(code)
+
+
+def _leave_errors_to_main() -> None:
+    """Keep Prefect's errors, with their tracebacks, off the terminal; its server has them."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: record.levelno < logging.ERROR)
 
 
 def _fail(code: int, message: str) -> int:
