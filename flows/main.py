@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from flows.options import (
+    Block,
+    BoxText,
+    Channels,
+    Device,
+    Image,
+    Json,
+    Level,
+    Mask,
+    Memory,
+    Model,
+    Nodata,
+    Out,
+    Overwrite,
+    PixelSize,
+    Precision,
+    Probabilities,
+    Scheduler,
+    Tile,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    Workers,
+)
+from flows.terminal import print_facts, progress_bars
 from tilekit import __version__
 from tilekit.errors import InputError, RunError
 
@@ -19,32 +41,6 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__
 )
 app.info.help = "Segment images too big to open, exactly."
-
-Image = Annotated[str, typer.Argument(metavar="IMAGE", help="TIFF, OME-Zarr, Zarr or .npy.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint of tilekit, .safetensors.")]
-Out = Annotated[str, typer.Argument(metavar="OUT.zarr", help="Output.")]
-Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
-Workers = Annotated[
-    int | None, typer.Option(help="Worker processes; 0: in this process. Default: by cores and memory.")
-]
-Scheduler = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler to use instead.")]
-TlsCa = Annotated[str | None, typer.Option(help="Certificate authority of a tls:// scheduler.")]
-TlsCert = Annotated[str | None, typer.Option(help="Certificate to show to it.")]
-TlsKey = Annotated[str | None, typer.Option(help="Key of that certificate.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over where the output exists.")]
-Level = Annotated[int, typer.Option(help="Level of the image's pyramid.")]
-PixelSize = Annotated[str | None, typer.Option(help="Micrometres per pixel, where the file does not say: 0.5 or y,x.")]
-Nodata = Annotated[float | None, typer.Option(help="Value that means: nothing measured here.")]
-Channels = Annotated[str | None, typer.Option(help="Image channels in the network's order: 0,2.")]
-Tile = Annotated[int | None, typer.Option(help="Side of a tile's core, rounded down to the stride.")]
-Block = Annotated[int | None, typer.Option(help="Side of what one task writes, a multiple of the stride.")]
-Memory = Annotated[str | None, typer.Option(help="For all workers together: 4GB. Default: 4/5 of what is free.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Precision = Annotated[Any, typer.Option(help="float32 (exact) or bfloat16 (faster).")]
-BoxText = Annotated[str | None, typer.Option("--box", metavar="Y0:Y1,X0:X1", help="Predict this part alone.")]
-Mask = Annotated[str | None, typer.Option(help="Image of the same size, nonzero where to predict.")]
-Probabilities = Annotated[str | None, typer.Option(help="Store probabilities too: uint8 or float16.")]
-
 
 STOPPED = 130
 """Exit status after Ctrl-C."""
@@ -83,7 +79,7 @@ def info(image: Image, json: Json = False, level: Level = 0) -> None:
         "crs": None,
         "tiling": source.tiling,
     }
-    _print(facts, json)
+    print_facts(facts, json)
 
 
 @app.command()
@@ -114,13 +110,13 @@ def ingest(
         from flows.ingest import ingest as flow
 
         _leave_errors_to_main()
-        _print(flow(image, out, parameters), json)
+        print_facts(flow(image, out, parameters), json)
         return
     from flows.work import ingest_file
 
-    with _progress() as progress:
+    with progress_bars() as progress:
         result = ingest_file(image, out, parameters, progress)
-    _print(result, json)
+    print_facts(result, json)
 
 
 @app.command()
@@ -149,7 +145,7 @@ def plan(
     parameters = checked(SegmentParameters, **_given(locals(), SegmentParameters))
     job = plan_file(image, model, "tilekit-plan.zarr", parameters)
     facts = {"image": image, "model": model, **job.plan.to_json(), "workers": job.workers}
-    _print({**facts, "seconds": round(job.plan.seconds(job.workers), 1)}, json)
+    print_facts({**facts, "seconds": round(job.plan.seconds(job.workers), 1)}, json)
 
 
 @app.command()
@@ -186,13 +182,13 @@ def segment(
         from flows.segment import segment as flow
 
         _leave_errors_to_main()
-        _print(flow(image, model, out, parameters), json)
+        print_facts(flow(image, model, out, parameters), json)
         return
     from flows.work import segment_file
 
-    with _progress() as progress:
+    with progress_bars() as progress:
         result = segment_file(image, model, out, parameters, progress)
-    _print(result, json)
+    print_facts(result, json)
 
 
 @app.command()
@@ -202,7 +198,7 @@ def status(out: Out, json: Json = False) -> None:
 
     found = read_status(out)
     if json:
-        _print(found, True)
+        print_facts(found, True)
         return
     typer.echo(f"{out}: {found['status']}")
     for stage in found["stages"]:
@@ -226,7 +222,7 @@ def verify(
     from tilekit import verify as run_verify
 
     found = run_verify(out, load(model, device, precision), boxes=boxes, side=side, seed=seed)
-    _print(found, json)
+    print_facts(found, json)
     if found["differing_pixels"]:
         raise RunError(
             f"{out}: {found['differing_pixels']} pixels differ from one pass over the image; "
@@ -244,76 +240,14 @@ def demo(
     """All of it in a minute or two: make a specimen with known truth, segment, verify, score, and draw it."""
     from flows.demo import run_demo
 
-    with _progress() as progress:
+    with progress_bars() as progress:
         result = run_demo(folder, size, workers, progress)
-    _print(result, json)
+    print_facts(result, json)
 
 
 def _given(values: dict[str, Any], kind: Any) -> dict[str, Any]:
     """The options of a command that are parameters of this kind."""
     return {name: values[name] for name in kind.model_fields if name in values}
-
-
-def _print(facts: dict[str, Any], json: bool) -> None:
-    """Figures for a program or for a person."""
-    if json:
-        typer.echo(jsonlib.dumps(facts, default=str))
-        return
-    width = max(map(len, facts)) + 2
-    for name, value in facts.items():
-        typer.echo(f"{name.replace('_', ' '):<{width}}{_shown(name, value)}")
-
-
-def _shown(name: str, value: Any) -> str:
-    if value is None:
-        return "unknown"
-    if name.endswith("_bytes"):
-        return f"{value / 2**20:,.0f} MiB"
-    if isinstance(value, dict):
-        return ", ".join(f"{k}: {v}" for k, v in value.items())
-    if isinstance(value, float):
-        return f"{value:g}"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """A bar per stage with rate and time left, on a terminal; nothing elsewhere."""
-    from tilekit.engine import no_progress
-
-    if not sys.stderr.isatty():
-        yield no_progress
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description:<14}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("blocks"),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, completed=done, rate="")
-            task = bars.tasks[tasks[stage]]
-            rate = f"{task.speed:.2f}/s" if task.speed else ""
-            bars.update(tasks[stage], completed=done, rate=rate)
-
-        yield show
 
 
 def main() -> NoReturn:

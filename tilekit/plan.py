@@ -94,11 +94,13 @@ def make_plan(
     predictor: Predictor,
     *,
     tile: int | None = None,
+    core: Pair | None = None,
     block: int | None = None,
     memory: int | None = None,
     probability_bytes: int = 0,
 ) -> Plan:
     """Choose core and block; `memory` is what one worker may use, `probability_bytes` those of one stored probability.
+    `tile` is the core's side as asked for; `core` that of a run to be continued.
 
     The block depends on the image and the network alone. The core is the largest that fits the memory (1.25 GiB of
     activations unless less is there), evened out over the block. Raises InputError where not even the smallest fits.
@@ -112,7 +114,8 @@ def make_plan(
         raise InputError(str(error)) from None
     buffers = _buffer_bytes(image, predictor, block, probability_bytes)
     room = None if memory is None else memory - PROCESS_BYTES - buffers
-    core = _even_core(block, stride, tile) if tile else _largest_core(predictor, image.shape, block, room)
+    if core is None:
+        core = _even_core(block, stride, tile) if tile else _largest_core(predictor, image.shape, block, room)
     tile_bytes = heap_bytes(predictor.activation_bytes(*core))
     if room is not None and tile_bytes > room:
         need = PROCESS_BYTES + buffers + tile_bytes

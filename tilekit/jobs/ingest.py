@@ -159,7 +159,7 @@ def ingest_image(
     """Ingest as a job of its own, from the checks to the word complete."""
     if ngff not in VERSIONS:
         raise InputError(f"NGFF {ngff} is not written; choose {' or '.join(VERSIONS)}")
-    check_output(out)
+    check_output(out, overwrite=overwrite)
     pyramid = image_pyramid(source, out, block=block, version=ngff, chunk=chunk, sharded=shards)
     check_disk(out, math.prod(source.shape) * source.dtype.itemsize * 4 // 3)
     started = time.perf_counter()

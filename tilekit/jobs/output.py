@@ -17,7 +17,7 @@ from tilekit import __version__
 from tilekit.box import Box
 from tilekit.engine import Progress, Receipt, Report, Stage, execute
 from tilekit.errors import InputError, RunError
-from tilekit.ledger import FOLDER, Summary, lock, mark_started
+from tilekit.ledger import FOLDER, Summary, lock, mark_started, read_arguments
 from tilekit.pyramid import halve_labels, halve_mean
 from tilekit.run import Runner
 from tilekit.sources import Source, open_image
@@ -175,10 +175,14 @@ def clear_output(out: Path) -> None:
             path.unlink()
 
 
-def check_output(out: Path) -> None:
-    """Refuse an output path where something lies that tilekit did not write."""
+def check_output(out: Path, *, overwrite: bool) -> None:
+    """Refuse an output where something lies that tilekit did not begin; even `overwrite` removes Zarr stores alone."""
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_store(out) and not (out / FOLDER).is_dir()):
         raise InputError(f"{out}: exists and is no Zarr store; choose another output")
+    if is_store(out) and read_arguments(out, "ingest") is None and not overwrite:
+        raise InputError(
+            f"{out}: is a Zarr store that tilekit did not begin; choose another output, or use --overwrite"
+        )
 
 
 def check_disk(out: Path, need: int) -> None:

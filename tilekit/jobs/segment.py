@@ -15,6 +15,7 @@ import numpy as np
 from tilekit.box import Box
 from tilekit.engine import Progress, Report, no_progress
 from tilekit.errors import InputError
+from tilekit.jobs.checks import check_pixel_size, choose_channels, open_mask
 from tilekit.jobs.ingest import image_pyramid, run_ingest
 from tilekit.jobs.output import as_source, check_disk, check_output, clear_output, set_status, writing
 from tilekit.jobs.predict import (
@@ -34,10 +35,7 @@ from tilekit.predictor import MAX_CLASSES, Predictor
 from tilekit.run import Runner, available_cores, available_memory
 from tilekit.sources import Source, open_image
 from tilekit.store import is_store, store_version
-
-Stored = str
-PIXEL_SIZE_TOLERANCE = 1.5
-"""How far an image's pixel size may be from the one that the network was trained at, as a ratio."""
+from tilekit.tiling import Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class Options:
     """Part of the image (y, x) to predict; the rest is void."""
     mask: str | None = None
     """Image of the same size, nonzero where to predict."""
-    probabilities: Stored | None = None
+    probabilities: str | None = None
     """uint8 or float16: store them too."""
     tile: int | None = None
     """Side of a tile's core, rounded down to the stride."""
@@ -93,7 +91,11 @@ def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options,
     out = Path(out)
     in_place = isinstance(image, (str, Path)) and is_store(Path(image)) and Path(image).resolve() == out.resolve()
     source = as_source(image, level=options.level, nodata=options.nodata, pixel_size=options.pixel_size)
-    check_output(out)
+    recorded = None if overwrite else read_arguments(out, STAGE)
+    if not in_place:
+        check_output(out, overwrite=overwrite)
+    elif recorded is None and (out / CLASSES).exists() and not overwrite:
+        raise InputError(f"{out}: has {CLASSES} that tilekit did not begin; move them, or use --overwrite")
     if not predictor.exact:
         raise InputError(
             f"this network cannot be exact: {predictor.inexact_reason}; "
@@ -101,23 +103,23 @@ def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options,
         )
     if predictor.n_classes > MAX_CLASSES:
         raise InputError(f"the network has {predictor.n_classes} classes; a class map holds at most {MAX_CLASSES}")
-    channels = _channels(source, predictor, options.channels)
-    _check_pixel_size(source, predictor)
-    mask = _open_mask(options.mask, source)
+    channels = choose_channels(source, predictor, options.channels)
+    check_pixel_size(source, predictor)
+    mask = open_mask(options.mask, source)
     if options.box is not None and not Box.whole(source.shape[-2:]).contains(options.box):
         raise InputError(
             f"{source.name}: the box {_show(options.box)} is not inside the image of "
             f"{source.shape[-2]} x {source.shape[-1]} pixels; give one that is"
         )
-    recorded = None if overwrite else read_arguments(out, STAGE)
-    tile = options.tile or (recorded["core"][0] if recorded and "core" in recorded else None)
-    plan, workers = _plan(source, predictor, options, tile, len(channels))
+    begun = recorded is not None and recorded["model"] == predictor.digest and not options.tile
+    core = (recorded["core"][0], recorded["core"][1]) if recorded and begun else None
+    plan, workers = _plan(source, predictor, options, core, len(channels))
     version = store_version(out) if in_place else "0.5"
     return Job(source, predictor, out, plan, options, channels, mask, workers, in_place, version)
 
 
 def _plan(
-    source: Source, predictor: Predictor, options: Options, tile: int | None, n_channels: int
+    source: Source, predictor: Predictor, options: Options, core: Pair | None, n_channels: int
 ) -> tuple[Plan, int]:
     """The plan and the number of workers that the memory allows."""
     axes = source.axes[:-2]
@@ -130,7 +132,8 @@ def _plan(
         return make_plan(
             facts,
             predictor,
-            tile=tile,
+            tile=options.tile,
+            core=core,
             block=options.block,
             memory=None if memory is None else memory // max(workers, 1),
             probability_bytes=stored,
@@ -147,52 +150,6 @@ def _plan(
             return plan, min(workers, plan.n_blocks)
         return plan, 0
     return plan_for(0), 0
-
-
-def _channels(source: Source, predictor: Predictor, asked: Sequence[int] | None) -> tuple[int, ...]:
-    n = source.shape[source.axes.index("c")] if "c" in source.axes else 1
-    channels = tuple(range(n)) if asked is None else tuple(asked)
-    if any(not 0 <= c < n for c in channels):
-        raise InputError(
-            f"{source.name}: has channels 0 to {n - 1}, not {max(channels, key=abs)}; name others with --channels"
-        )
-    if len(channels) != predictor.in_channels:
-        raise InputError(
-            f"{source.name}: {len(channels)} channels, but the network takes {predictor.in_channels}; "
-            f"name {predictor.in_channels} of the {n} with --channels"
-        )
-    return channels
-
-
-def _check_pixel_size(source: Source, predictor: Predictor) -> None:
-    """Refuse an image that is far from the scale that the network was trained at, with the level that fits."""
-    if source.pixel_size is None or predictor.pixel_size is None:
-        return
-    ratios = [t / s for s, t in zip(source.pixel_size, predictor.pixel_size, strict=True)]
-    if all(1 / PIXEL_SIZE_TOLERANCE <= r <= PIXEL_SIZE_TOLERANCE for r in ratios):
-        return
-    fitting = source.level + round(math.log2(max(ratios[0], 1e-9)))
-    way_out = (
-        f"use --level {fitting}"
-        if 0 <= fitting < len(source.levels)
-        else "no level of it fits; resample it, or correct --pixel-size"
-    )
-    raise InputError(
-        f"{source.name}: {source.pixel_size[0]:g} micrometres per pixel, but the network was trained "
-        f"at {predictor.pixel_size[0]:g}; {way_out}"
-    )
-
-
-def _open_mask(mask: str | None, source: Source) -> Source | None:
-    if mask is None:
-        return None
-    opened = open_image(mask)
-    if tuple(opened.shape[-2:]) != tuple(source.shape[-2:]):
-        raise InputError(
-            f"{mask}: {opened.shape[-2:]} pixels, but the image has {source.shape[-2:]}; "
-            "give a mask of the image's size"
-        )
-    return opened
 
 
 def clear(job: Job) -> None:

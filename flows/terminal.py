@@ -1,0 +1,73 @@
+"""What a person sees: figures, and a bar per stage."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+
+def print_facts(facts: dict[str, Any], json: bool) -> None:
+    """Figures for a program or for a person."""
+    if json:
+        typer.echo(jsonlib.dumps(facts, default=str))
+        return
+    width = max(map(len, facts)) + 2
+    for name, value in facts.items():
+        typer.echo(f"{name.replace('_', ' '):<{width}}{_shown(name, value)}")
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return "unknown"
+    if name.endswith("_bytes"):
+        return f"{value / 2**20:,.0f} MiB"
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {v}" for k, v in value.items())
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Any]:
+    """A bar per stage with rate and time left, on a terminal; nothing elsewhere."""
+    from tilekit.engine import no_progress
+
+    if not sys.stderr.isatty():
+        yield no_progress
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("blocks"),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, completed=done, rate="")
+            task = bars.tasks[tasks[stage]]
+            rate = f"{task.speed:.2f}/s" if task.speed else ""
+            bars.update(tasks[stage], completed=done, rate=rate)
+
+        yield show
