@@ -97,10 +97,10 @@ def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> R
 
 def _failure(stage: Stage, ledger: Ledger, failed: dict[int, BaseException]) -> str:
     first = min(failed)
-    reason = str(failed[first]).strip().splitlines()
+    reason = (str(failed[first]).strip().splitlines() or ["no message"])[-1].strip()
     listed = ", ".join(map(str, sorted(failed)[:10])) + (", ..." if len(failed) > 10 else "")
     return (
         f"{stage.out}: {stage.name} lacks {stage.n_blocks - ledger.n_done} of {stage.n_blocks} blocks; "
-        f"failed: {listed}; block {first}: {type(failed[first]).__name__}: {reason[-1] if reason else 'no message'}; "
+        f"failed: {listed}; block {first}: {type(failed[first]).__name__}: {reason}; "
         "mend the cause and run the same command again to continue"
     )

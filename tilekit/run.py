@@ -126,24 +126,31 @@ def _outcome_of(future: Any, index: int) -> Outcome:
 
     Where a worker died with the receipt that it had announced, this waits until another has done the block again.
     """
-    from distributed import CancelledError
+    from distributed import CancelledError, KilledWorker
 
     try:
         return future.result()  # type: ignore[no-any-return]
     except (OSError, CancelledError):  # what a task raises comes as an outcome, so this is about the connection
         return Outcome(index, error=RunError("the scheduler is gone, or dropped it"))
-    except Exception as error:  # such as KilledWorker
+    except KilledWorker:
+        reason = "worker after worker died on it, perhaps of too little memory: try fewer --workers or a smaller --tile"
+        return Outcome(index, error=RuntimeError(reason))
+    except Exception as error:  # what came back cannot be read
         return Outcome(index, error=error)
 
 
 def _attempt_on_worker(index: int, packed: bytes) -> Outcome:
     task, config = _unpack(packed)
     outcome = SerialRunner()._attempt(task, config, index)
+    error = outcome.error
+    if error is None:
+        return outcome
+    error.__cause__ = error.__context__ = None  # some library's, which need not be fit to travel
     try:
-        pickle.loads(pickle.dumps(outcome.error))
-    except Exception:  # an exception of some library that cannot travel
-        return Outcome(index, error=RuntimeError(f"{type(outcome.error).__name__}: {outcome.error}"))
-    return outcome
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    return Outcome(index, error=error)
 
 
 @lru_cache(maxsize=2)
