@@ -1,7 +1,8 @@
-"""Whole-image statistics as numbers that add exactly: the same for every block size, order and worker count.
+"""Whole-image statistics as numbers that add exactly: the same for every order in which blocks arrive.
 
-A histogram has one bin per value for 8-bit pixels, and bins of 8 significant bits (1/128 of the value) for all others;
-sums are exact rationals, so that no rounding depends on the order in which blocks arrive.
+A histogram has one bin per value below 256, and bins of 8 significant bits (1/128 of the value) above; sums are exact
+rationals. For pixels of 8 and 16 bits the sums are those of the pixels, whatever the blocks; for larger integers and
+floats each block's sum is rounded to float64 once, so that other blocks may change its last digits.
 """
 
 from __future__ import annotations

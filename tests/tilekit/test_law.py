@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests.oracles import PlainFilter, whole_image_classes
 from tilekit.box import Box
-from tilekit.jobs.predict import Input, PredictConfig, _compute_block, _wanted, class_pyramids
+from tilekit.jobs.predict import Input, Layout, PredictConfig, _compute_block, _wanted, class_pyramids
 from tilekit.plan import ImageFacts, make_plan
 from tilekit.predictor import VOID
 from tilekit.sources import open_image
@@ -44,7 +44,7 @@ def configure(
     )
     seen = Input(source, tuple(range(image.shape[0])), tuple(float(i + 3) for i in range(image.shape[0])))
     out = Path("nowhere.zarr")
-    pyramids = class_pyramids(seen, plan, predictor, out, "0.5", None)
+    pyramids = class_pyramids(seen, plan, predictor, Layout(out, "0.5", True, None))
     return PredictConfig(
         input=seen,
         predictor=predictor,

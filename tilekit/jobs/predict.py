@@ -201,18 +201,33 @@ def fold_counts(total: Summary, part: Summary) -> Summary:
     return {"classes": classes, "halved": total.get("halved", 0) + part.get("halved", 0)}
 
 
-def class_pyramids(
-    image: Input, plan: Plan, predictor: Predictor, out: Path, version: str, stored: str | None
-) -> tuple[Pyramid, ...]:
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a prediction is laid down."""
+
+    out: Path
+    version: str
+    """Of NGFF."""
+    sharded: bool
+    probabilities: str | None
+    """Their dtype where they are stored too."""
+
+
+def class_pyramids(image: Input, plan: Plan, predictor: Predictor, layout: Layout) -> tuple[Pyramid, ...]:
     """The arrays that a prediction writes."""
     axes = image.source.axes.replace("c", "")
     planes = plan.image.planes
-    levels, passes = plan_pyramid(plan.image.shape, plan.block, sharded=version != "0.4")
-    common: dict[str, Any] = {"out": out, "levels": tuple(levels), "passes": tuple(passes), "version": version}
+    levels, passes = plan_pyramid(plan.image.shape, plan.block, sharded=layout.sharded)
+    common: dict[str, Any] = {
+        "out": layout.out,
+        "levels": tuple(levels),
+        "passes": tuple(passes),
+        "version": layout.version,
+    }
     classes = Pyramid(
         name=CLASSES, leading=planes, axes=axes, channel_axis=None, dtype="|u1", is_labels=True, fill=VOID, **common
     )
-    if stored is None:
+    if layout.probabilities is None:
         return (classes,)
     at = axes.index("z") if "z" in axes else axes.index("y")
     probabilities = Pyramid(
@@ -220,7 +235,7 @@ def class_pyramids(
         leading=(*planes[:at], predictor.n_classes, *planes[at:]),
         axes=f"{axes[:at]}c{axes[at:]}",
         channel_axis=at,
-        dtype=np.dtype(stored).str,
+        dtype=np.dtype(layout.probabilities).str,
         is_labels=False,
         **common,
     )

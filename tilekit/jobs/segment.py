@@ -23,6 +23,7 @@ from tilekit.jobs.predict import (
     PROBABILITIES,
     STAGE,
     Input,
+    Layout,
     PredictConfig,
     class_pyramids,
     prediction_folder,
@@ -180,12 +181,19 @@ def predict_stage(job: Job, runner: Runner, progress: Progress = no_progress) ->
         input=image,
         predictor=job.predictor,
         plan=job.plan,
-        pyramids=class_pyramids(image, job.plan, job.predictor, job.out, job.version, job.options.probabilities),
+        pyramids=class_pyramids(image, job.plan, job.predictor, _layout(job)),
         box=job.options.box,
         mask=job.mask,
         folder=prediction_folder(job.out),
     )
     return run_predict(config, runner, arguments=_arguments(job, source), progress=progress)
+
+
+def _layout(job: Job) -> Layout:
+    """Labels are sharded where the image is, or is not tilekit's."""
+    ingested = read_arguments(job.out, "ingest")
+    sharded = job.version != "0.4" and (ingested is None or ingested["shard"] != ingested["chunk"])
+    return Layout(job.out, job.version, sharded, job.options.probabilities)
 
 
 def _fill(job: Job, source: Source, runner: Runner, progress: Progress) -> tuple[float, ...]:
