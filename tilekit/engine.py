@@ -73,8 +73,8 @@ def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> R
     ledger.replay()
     done_before = ledger.n_done
     progress(stage.name, done_before, stage.n_blocks)
-    redone, failed, flushed = 0, {}, started
-    try:
+    redone, failed = 0, {}
+    with ledger.flushing(FLUSH_SECONDS):
         for outcome in runner.run(stage.task, stage.config, ledger.missing()):
             if outcome.error is not None:
                 failed[outcome.index] = outcome.error
@@ -84,12 +84,7 @@ def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> R
             receipt = outcome.receipt
             redone += receipt.redone or ledger.is_redone(outcome.index)
             ledger.add(outcome.index, receipt.shards, receipt.summary)
-            if time.perf_counter() - flushed > FLUSH_SECONDS:
-                ledger.flush()
-                flushed = time.perf_counter()
             progress(stage.name, ledger.n_done, stage.n_blocks)
-    finally:
-        ledger.flush()
     if failed:
         raise RunError(_failure(stage, ledger, failed))
     return Report(stage.name, stage.n_blocks, done_before, redone, time.perf_counter() - started, ledger.summary)

@@ -16,8 +16,9 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Lock, Thread
 from typing import Any
 
 from tilekit.errors import InputError
@@ -71,6 +72,7 @@ class Ledger:
         self._done = bytearray(n_blocks)  # recorded, and every shard sound
         self._seen = bytearray(n_blocks)  # recorded by an earlier run
         self._n_recorded = 0
+        self._lock = Lock()
         self._pending: dict[int, Sequence[Any]] = {}
         self._pending_summary: Summary = {}
 
@@ -136,15 +138,38 @@ class Ledger:
 
     def add(self, index: int, shards: Sequence[Any], summary: Summary) -> None:
         """Take a block's receipt; it counts from the next flush on."""
-        if not self._counted[index]:
-            self._pending_summary = self.fold(self._pending_summary, summary)
-        self._counted[index] = 1
-        self._pending[index] = shards
+        with self._lock:
+            if not self._counted[index]:
+                self._pending_summary = self.fold(self._pending_summary, summary)
+            self._counted[index] = 1
+            self._pending[index] = shards
+
+    @contextmanager
+    def flushing(self, seconds: float) -> Iterator[None]:
+        """Flush every so many seconds, however long a block takes, and at the end."""
+        ended = Event()
+
+        def keep_flushing() -> None:
+            while not ended.wait(seconds):
+                with suppress(OSError):  # the flush at the end says so
+                    self.flush()
+
+        thread = Thread(target=keep_flushing, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            self.flush()
 
     def flush(self) -> None:
         """Record what has been added, on disk before it counts."""
-        if not self._pending:
-            return
+        with self._lock:
+            if self._pending:
+                self._write_pending()
+
+    def _write_pending(self) -> None:
         line = json.dumps({"blocks": self._pending, "summary": self._pending_summary}, separators=(",", ":"))
         with self._log.open("a+b") as log:
             if log.tell():
