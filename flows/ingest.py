@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -14,7 +15,7 @@ DEFAULTS = IngestParameters()
 
 
 @flow(name="ingest", description="Chunk an image of any size into OME-Zarr, with its pyramid and statistics.")
-def ingest(image: str, out: str, parameters: IngestParameters = DEFAULTS) -> dict[str, Any]:
+def ingest(image: str | Path, out: str | Path, parameters: IngestParameters = DEFAULTS) -> dict[str, Any]:
     """Ingest `image` into `out`; returns the keys of `tilekit ingest --json`."""
     result: dict[str, Any] = as_task(ingest_file, image, out, parameters, progress_artifact("ingest-progress"))
     return result

@@ -30,7 +30,9 @@ DEFAULTS = SegmentParameters()
 
 
 @flow(name="segment", description="Segment an image of any size into an OME-Zarr, exactly.")
-def segment(image: str, model: str, out: str, parameters: SegmentParameters = DEFAULTS) -> dict[str, Any]:
+def segment(
+    image: str | Path, model: str | Path, out: str | Path, parameters: SegmentParameters = DEFAULTS
+) -> dict[str, Any]:
     """Segment `image` with the network `model` into `out`; returns the keys of `tilekit segment --json`."""
     logging.getLogger("distributed").setLevel(logging.WARNING)
     result = segment_file(image, model, out, parameters, progress=progress_artifact("segment-progress"), step=as_task)

@@ -17,7 +17,9 @@ from tilekit.run import available_cores, open_runner
 Step = Callable[..., Any]
 
 
-def ingest_file(image: Any, out: str, parameters: IngestParameters, progress: Progress = no_progress) -> dict[str, Any]:
+def ingest_file(
+    image: Any, out: str | Path, parameters: IngestParameters, progress: Progress = no_progress
+) -> dict[str, Any]:
     """Chunk an image into OME-Zarr."""
     p = parameters
     source = as_source(image, level=p.level, nodata=p.nodata, pixel_size=parse_pixel_size(p.pixel_size))
@@ -41,7 +43,7 @@ def count_gpus() -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def plan_file(image: Any, model: str, out: str, parameters: SegmentParameters) -> Job:
+def plan_file(image: Any, model: str | Path, out: str | Path, parameters: SegmentParameters) -> Job:
     """Check image, network and output, and plan; writes nothing."""
     p = parameters
     gpus = count_gpus() if p.workers is None and p.device in ("auto", "cuda") else 0
@@ -64,8 +66,8 @@ def plan_file(image: Any, model: str, out: str, parameters: SegmentParameters) -
 
 def segment_file(
     image: Any,
-    model: str,
-    out: str,
+    model: str | Path,
+    out: str | Path,
     parameters: SegmentParameters,
     progress: Progress = no_progress,
     step: Step | None = None,
