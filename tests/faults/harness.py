@@ -139,6 +139,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
+def _heed_interrupts() -> None:
+    """Undo what a shell does to commands in the background: they, and all that they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def start(arguments: list[str], out: Path) -> Run:
     """Start a command in a process group of its own."""
     process = subprocess.Popen(
@@ -148,6 +153,7 @@ def start(arguments: list[str], out: Path) -> Run:
         text=True,
         start_new_session=True,
         env=environment(),
+        preexec_fn=_heed_interrupts,
     )
     return Run(process, out)
 
