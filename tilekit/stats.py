@@ -2,7 +2,7 @@
 
 A histogram has one bin per value below 256, and bins of 8 significant bits (1/128 of the value) above; sums are exact
 rationals. For pixels of 8 and 16 bits the sums are those of the pixels, whatever the blocks; for larger integers and
-floats each block's sum is rounded to float64 once, so that other blocks may change its last digits.
+floats each block's mean is rounded to float64 once, so that other blocks may change its last digits.
 """
 
 from __future__ import annotations
@@ -107,7 +107,10 @@ def channel_stats(pixels: Array, nodata: float | None = None) -> ChannelStats:
     keys = np.flatnonzero(counts)
     bins = dict(zip((keys - (1 << 15)).tolist(), counts[keys].tolist(), strict=True))
     wide = flat.astype(np.float64)
-    total, squares = Fraction(float(wide.sum())), Fraction(float(np.dot(wide, wide)))
+    mean = wide.mean()
+    wide -= mean  # squares of what is left: large values of small spread keep their digits, and no variance is negative
+    exact = Fraction(float(mean))
+    total, squares = exact * flat.size, Fraction(float(np.dot(wide, wide))) + exact * exact * flat.size
     return ChannelStats(flat.size, total, squares, float(flat.min()), float(flat.max()), bins)
 
 
