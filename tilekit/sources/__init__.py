@@ -32,15 +32,22 @@ def open_image(
     source: Any,
     *,
     level: int = 0,
-    channels: Sequence[int] | None = None,
+    channels: Sequence[int | str] | None = None,
     nodata: float | None = None,
     pixel_size: float | tuple[float, float] | None = None,
+    axes: str | None = None,
+    t: int | None = None,
+    z: int | None = None,
+    series: int | None = None,
+    as_labels: bool = False,
 ) -> Source:
     """One level of an image, opened without reading its pixels; bad input raises InputError in one line.
 
     `source` is a path (also to a group or array inside a Zarr store), an array, or a Source, whose settings are then
-    replaced. `channels` are presented in the order given. `nodata` and `pixel_size` ((y, x) or one number, micrometers,
-    of level 0) replace what the file says.
+    replaced. `channels` are presented in the order given, by number or name. `nodata` and `pixel_size` ((y, x) or one
+    number, micrometers, of level 0) replace what the file says. `axes` renames the axes that are presented without it,
+    in their order ("tyx", "yxc"). `t` and `z` choose one position, `series` one of several images of a TIFF.
+    `as_labels` reads a palette image as its indices.
     """
     if isinstance(source, Source):
         source = source.reference.source
@@ -49,11 +56,16 @@ def open_image(
         source=place,
         opener=opener,
         level=level,
-        channels=None if channels is None else tuple(int(c) for c in channels),
+        channels=None if channels is None else tuple(c if isinstance(c, str) else int(c) for c in channels),
         nodata=nodata,
         pixel_size=_pair(pixel_size),
+        axes=axes,
+        t=t,
+        z=z,
+        series=series,
+        as_labels=as_labels,
     )
-    return opener(reference)
+    return reference.open()
 
 
 def _find_door(source: Any) -> tuple[Any, Callable[[Reference], Source]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tilekit.box import Box
 from tilekit.errors import InputError
+from tilekit.georeference import Georeference
 
 CANONICAL_AXES = "tczyx"
 """The order in which every source presents its axes."""
@@ -35,12 +36,28 @@ class Reference:
     """The door that opens it: a function of a module, so that it pickles by name."""
     level: int = 0
     """Step of the pyramid, 0 = full resolution."""
-    channels: tuple[int, ...] | None = None
-    """Channels to present, in this order; None for all."""
+    channels: tuple[int | str, ...] | None = None
+    """Channels to present by number or name, in this order; None for all."""
     nodata: float | int | None = None
     """The user's nodata value, which replaces the file's; None to take the file's."""
     pixel_size: tuple[float, float] | None = None
     """The user's (y, x) pixel size of level 0 in micrometers, which replaces the file's."""
+    axes: str | None = None
+    """The user's names of the axes, in the order in which they are presented otherwise, which replace the file's."""
+    t: int | None = None
+    """The one time to present; None for all."""
+    z: int | None = None
+    """The one slice to present; None for all."""
+    series: int | None = None
+    """Which image of a file that holds several; None where it must be the only one of its kind."""
+    as_labels: bool = False
+    """True to read a palette image as its indices, as label maps want it, not as the colors that it shows."""
+
+    def open(self) -> Source:
+        """The source that this refers to."""
+        from tilekit.sources.view import view
+
+        return view(self.opener(self), self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +101,18 @@ class Source:
     """One name per channel; None where the file has none."""
     nodata: float | int | None = None
     """Pixel value that means nothing was measured; NaN means so without being named here."""
+    wavelengths: tuple[float | None, ...] | None = None
+    """Wavelength of each channel in nanometers (emission before excitation); None where the file states none."""
+    value_scale: tuple[tuple[float, float], ...] | None = None
+    """(scale, offset) per channel: physical value = scale · pixel + offset; None where pixels are the values."""
+    color_table: tuple[tuple[int, int, int, int], ...] | None = None
+    """RGBA, 0 to 255, of each index of a palette that is read as indices (`as_labels`)."""
+    alpha: int | None = None
+    """Which of the presented channels is an alpha mask, 0 where nothing was measured; None where none is."""
+    mask: Source | None = None
+    """A mask that the file keeps beside the pixels: (y, x) at this level, nonzero where the image is valid."""
+    georeference: Georeference | None = None
+    """CRS and transform of this level; None where the file has neither."""
     reader: Reader | None = field(default=None, repr=False)
     """Open file; None after pickling until the first read."""
 
@@ -101,7 +130,7 @@ class Source:
         return np.ascontiguousarray(pixels, self.dtype).reshape(inside.shape)
 
     def _open_again(self) -> Reader:
-        again = self.reference.opener(self.reference)
+        again = self.reference.open()
         if again.fingerprint != self.fingerprint:
             raise InputError(
                 f"{self.name}: changed since it was opened ({_differences(self.fingerprint, again.fingerprint)}); "
@@ -148,19 +177,35 @@ def check_level(level: int, n_levels: int, name: str) -> None:
         raise InputError(f"{name}: level {level} asked for, the image has {n_levels}; use 0 to {n_levels - 1}")
 
 
-def chosen_channels(reference: Reference, axes: str, shape: Sequence[int], name: str) -> tuple[int, ...] | None:
-    """The channels asked for, checked against the image; None when all are taken in order."""
+def chosen_channels(
+    reference: Reference, axes: str, shape: Sequence[int], name: str, names: Sequence[str] | None = None
+) -> tuple[int, ...] | None:
+    """Numbers of the channels asked for, checked against the image; None when all are taken in order."""
     if reference.channels is None:
         return None
     n = shape[axes.index("c")] if "c" in axes else 1
-    wrong = [c for c in reference.channels if not 0 <= c < n]
-    if wrong or not reference.channels:
-        raise InputError(f"{name}: channels {reference.channels} asked for, the image has {n}; use 0 to {n - 1}")
+    channels = number_channels(reference.channels, n, names, name)
     if "c" not in axes:
-        if len(reference.channels) > 1:
-            raise InputError(f"{name}: channels {reference.channels} asked for, the image has one; leave them out")
+        if len(channels) > 1:
+            raise InputError(f"{name}: channels {channels} asked for, the image has one; leave them out")
         return None
-    return reference.channels
+    return channels
+
+
+def number_channels(channels: Sequence[int | str], n: int, names: Sequence[str] | None, name: str) -> tuple[int, ...]:
+    """Numbers of channels given by number or by name (in any case) in an image of n channels."""
+    known = [text.casefold() for text in names or ()]
+    numbers = []
+    for channel in channels:
+        if isinstance(channel, str):
+            if known.count(channel.casefold()) != 1:
+                told = f"are called {', '.join(names)}" if names else "have no names, use numbers"
+                raise InputError(f"{name}: channel {channel!r} asked for, its {n} channels {told}")
+            channel = known.index(channel.casefold())
+        numbers.append(channel)
+    if not numbers or any(not 0 <= c < n for c in numbers):
+        raise InputError(f"{name}: channels {tuple(numbers)} asked for, the image has {n}; use 0 to {n - 1}")
+    return tuple(numbers)
 
 
 def with_channels(shape: Sequence[int], axes: str, channels: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -86,7 +86,8 @@ def _describe(
     dtype = native_dtype(_page_dtype(series, name), name)
     planes = lay_planes(series.axes, series.shape, key.shaped, name)
     shape = _shape(planes, key.shaped)
-    channels = chosen_channels(reference, planes.axes, shape, name)
+    names = channel_names(tiff)
+    channels = chosen_channels(reference, planes.axes, shape, name, names)
     scale = level_scale((full.keyframe.imagelength, full.keyframe.imagewidth), shape)
     nodata = file_nodata(key) if reference.nodata is None else reference.nodata
     return Source(
@@ -102,7 +103,7 @@ def _describe(
         segment_bytes=prod(key.chunks) * dtype.itemsize,
         pixel_size=scaled(reference.pixel_size or pixel_size(tiff, full.keyframe), scale),
         scale=scale,
-        channel_names=pick_names(channel_names(tiff), _n_channels(planes.axes, shape), channels),
+        channel_names=pick_names(names, _n_channels(planes.axes, shape), channels),
         nodata=fitting_nodata(nodata, dtype),
         reader=_make_reader(series, path, _choose(planes, channels), dtype),
     )

@@ -188,12 +188,12 @@ def _describe(reference: Reference, image: Image, arrays: list[zarr.Array[Any]])
     axes = "".join(a for a in CANONICAL_AXES if a in stored)
     order = tuple(stored.index(a) for a in axes)
     full = tuple(pixels.shape[i] for i in order)
-    channels = chosen_channels(reference, axes, full, str(place))
+    names = image.multiscale.channel_names if image.multiscale else None
+    channels = chosen_channels(reference, axes, full, str(place), names)
     levels = tuple(with_channels([a.shape[i] for i in order], axes, channels) for a in arrays)
     scale, size, translation = _geometry(image, levels)
     multiscale = image.multiscale
     nodata = multiscale.nodata if multiscale and reference.nodata is None else reference.nodata
-    names = multiscale.channel_names if multiscale else None
     return Source(
         reference=reference,
         name=image.path.name,
