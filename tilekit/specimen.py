@@ -49,6 +49,12 @@ class Specimen:
     pixel_size: ClassVar[tuple[float, float]] = (0.5, 0.5)
     channel_names: ClassVar[list[str]] = ["stain"]
     nodata: ClassVar[None] = None
+    wavelengths: ClassVar[None] = None
+    value_scale: ClassVar[None] = None
+    color_table: ClassVar[None] = None
+    alpha: ClassVar[None] = None
+    mask: ClassVar[None] = None
+    georeference: ClassVar[None] = None
     level: ClassVar[int] = 0
     scale: ClassVar[tuple[float, float]] = (1.0, 1.0)
     translation: ClassVar[tuple[float, float]] = (0.0, 0.0)
