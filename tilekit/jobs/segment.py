@@ -50,6 +50,14 @@ class Options:
     pixel_size: tuple[float, float] | None = None
     """Micrometres per pixel of level 0 (y, x), where the file does not say or is wrong."""
     nodata: float | None = None
+    axes: str | None = None
+    """Names of the axes, where the file does not say or is wrong."""
+    t: int | None = None
+    """The one time to segment; None: all."""
+    z: int | None = None
+    """The one slice to segment; None: all."""
+    series: int | None = None
+    """Which image of a file that holds several."""
     box: Box | None = None
     """Part of the image (y, x) to predict; the rest is void."""
     mask: str | None = None
@@ -91,7 +99,16 @@ def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options,
     """Check image, network and output against each other, and plan. Raises InputError; writes nothing."""
     out = Path(out)
     in_place = isinstance(image, (str, Path)) and is_store(Path(image)) and Path(image).resolve() == out.resolve()
-    source = as_source(image, level=options.level, nodata=options.nodata, pixel_size=options.pixel_size)
+    source = as_source(
+        image,
+        level=options.level,
+        nodata=options.nodata,
+        pixel_size=options.pixel_size,
+        axes=options.axes,
+        t=options.t,
+        z=options.z,
+        series=options.series,
+    )
     recorded = None if overwrite else read_arguments(out, STAGE)
     if not in_place:
         check_output(out, overwrite=overwrite)
