@@ -148,6 +148,12 @@ def _put(path: Path, data: bytes | None) -> None:
         raise
 
 
+def put_file(root: Path, key: str, data: bytes) -> Shard:
+    """Write a file beside the arrays, whole or not at all; returns its record."""
+    _put(root / key, data)
+    return _record(key, data)
+
+
 def _shard_keys(region: Sequence[slice], side: Sequence[int], zarr_format: int) -> Iterator[str]:
     """Names of shards below their array."""
     spans = [range(s.start // n, -(-s.stop // n)) for s, n in zip(region, side, strict=True)]

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tilekit.box import Box
 from tilekit.engine import Progress, Receipt, Report, Stage, execute, no_progress
 from tilekit.errors import InputError
@@ -20,15 +18,16 @@ from tilekit.jobs.output import (
     clear_output,
     complete_pyramid,
     now,
+    reachable,
     set_status,
     stage_folder,
     writing,
 )
 from tilekit.jobs.statistics import block_statistics, fold_statistics, plain, store_statistics
-from tilekit.ledger import FOLDER, mark_started
+from tilekit.ledger import mark_started
 from tilekit.ngff import VERSIONS, as_attributes, multiscales, omero
-from tilekit.run import Runner, SerialRunner
-from tilekit.sources import Source, open_image
+from tilekit.run import Runner
+from tilekit.sources import Source
 from tilekit.stats import ChannelStats
 from tilekit.store import update_group
 from tilekit.tiling import CHUNK, block_side, plan_pyramid
@@ -92,7 +91,7 @@ def run_ingest(source: Source, pyramid: Pyramid, runner: Runner, progress: Progr
         "ngff": version,
         "nodata": plain(source.nodata),
     }
-    config = IngestConfig(_reachable(source, out, runner), pyramid, stage_folder(out, STAGE))
+    config = IngestConfig(reachable(source, out, runner), pyramid, stage_folder(out, STAGE))
 
     def make_arrays() -> None:
         set_status(out, version, "running", source=source.fingerprint, date=now())
@@ -105,16 +104,6 @@ def run_ingest(source: Source, pyramid: Pyramid, runner: Runner, progress: Progr
     stats = store_statistics(out, version, reports[0].summary, source.nodata)
     _write_metadata(source, pyramid, stats)
     return reports
-
-
-def _reachable(source: Source, out: Path, runner: Runner) -> Source:
-    """A source that worker processes can open: an array in memory is put into a file for them."""
-    pixels = getattr(source.reference, "source", None)
-    if isinstance(runner, SerialRunner) or not isinstance(pixels, np.ndarray):
-        return source
-    path = out / FOLDER / "array.npy"
-    np.save(path, pixels)
-    return open_image(path, level=source.level, nodata=source.nodata, pixel_size=source.reference.pixel_size)
 
 
 def _write_metadata(source: Source, pyramid: Pyramid, stats: list[ChannelStats]) -> None:

@@ -19,7 +19,7 @@ from tilekit.engine import Progress, Receipt, Report, Stage, execute
 from tilekit.errors import InputError, RunError
 from tilekit.ledger import FOLDER, Summary, lock, mark_started, read_arguments
 from tilekit.pyramid import halve_labels, halve_mean
-from tilekit.run import Runner
+from tilekit.run import Runner, SerialRunner
 from tilekit.sources import Source, open_image
 from tilekit.store import (
     create_array,
@@ -200,3 +200,13 @@ def check_disk(out: Path, need: int) -> None:
 def as_source(image: Any, **options: Any) -> Source:
     """An image given as path, array or source."""
     return image if hasattr(image, "fingerprint") else open_image(image, **options)
+
+
+def reachable(source: Source, out: Path, runner: Runner) -> Source:
+    """A source that worker processes can open: an array in memory is put into a file for them."""
+    pixels = getattr(source.reference, "source", None)
+    if isinstance(runner, SerialRunner) or not isinstance(pixels, np.ndarray):
+        return source
+    path = out / FOLDER / "array.npy"
+    np.save(path, pixels)
+    return open_image(path, nodata=source.nodata, pixel_size=source.reference.pixel_size)

@@ -1,0 +1,349 @@
+"""Label: number the objects of a class map over the whole image, block by block, and measure them.
+
+Ids are dense from 1 in row-major order of each object's first pixel, so they depend on neither blocks nor workers.
+What lies between the stages is in `.tilekit/label/`, and is removed at the end. Nothing is ever written in place.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilekit import ngff
+from tilekit.components import CONNECTIVITIES, Runs, beside, faces, first_pixels, paint
+from tilekit.engine import Progress, Receipt, Report, Stage, execute, no_progress
+from tilekit.errors import InputError
+from tilekit.jobs.measure import TABLE, Measuring, columns, fold_parts, measure_block, put_parts, read_parts
+from tilekit.jobs.objects import (
+    WORK,
+    Finding,
+    JoinConfig,
+    closed_faces,
+    find_components,
+    find_in_block,
+    fold_rows,
+    fold_void,
+    hole_finding,
+    join_nodes,
+    level_shape,
+    load_file,
+    n_levels,
+    new_finding,
+    own_objects,
+    read_classes,
+    whole_components,
+)
+from tilekit.jobs.output import Pyramid, complete_pyramid, keep_nothing, reachable, set_status, stage_folder, writing
+from tilekit.ledger import FOLDER, Ledger, mark_started, read_arguments
+from tilekit.predictor import VOID
+from tilekit.run import Runner
+from tilekit.sources import Source, open_image
+from tilekit.store import group_attributes, is_store, store_version, update_group
+from tilekit.tables import n_rows
+from tilekit.tiling import Block, plan_pyramid
+
+Array = NDArray[Any]
+OBJECTS = "labels/objects"
+STAGE = "label"
+
+
+@dataclass(frozen=True, slots=True)
+class WriteConfig:
+    """What a task of the last stage needs."""
+
+    finding: Finding
+    pyramid: Pyramid
+    measuring: Measuring | None
+    objects_per_row: tuple[int, ...]
+    """Objects that begin in each row of blocks, plane after plane."""
+    has_void: bool
+    """True where any pixel of the class map is void."""
+
+    @property
+    def last_ids(self) -> Array:
+        return np.cumsum(np.array(self.objects_per_row, np.int64))
+
+
+def write_objects(index: int, config: WriteConfig) -> Receipt:
+    """Stage write: label a block again, give final ids, write them on every level that the block owns."""
+    finding, pyramid = config.finding, config.pyramid
+    redone = mark_started(stage_folder(finding.out, STAGE), index)
+    block = finding.grid.block(index)
+    runs, classes = find_components(finding, block)
+    whole = whole_components(finding, index)
+    ids = ids_of(whole.first, whole.area >= max(finding.min_size, 1), config)
+    pixels = np.zeros(classes.shape, pyramid.dtype)
+    paint(runs, np.concatenate([[0], ids]).astype(pyramid.dtype), pixels)
+    lead = (1,) * len(pyramid.leading)
+    shards = pyramid.write_block(pyramid.passes[0], block.plane, block.box, pixels.reshape(*lead, *pixels.shape))
+    if config.measuring is not None:
+        edge = _is_cut(config, block, runs)
+        parts = measure_block(config.measuring, block, runs, ids, edge)
+        parts["class"] = classes.reshape(-1)[first_pixels(runs, classes.shape[1])]
+        shards += put_parts(finding.out, index, parts[ids > 0], config.last_ids)
+    return Receipt(shards, {}, redone)
+
+
+def _is_cut(config: WriteConfig, block: Block, runs: Runs) -> Array:
+    """True for each component with a pixel at the image's edge or beside void."""
+    cut = np.zeros(len(runs.first), bool)
+    lines = faces(runs, block.box.shape[1])
+    for line, at_edge in zip(lines, closed_faces(config.finding.grid, block), strict=True):
+        cut[line[line > 0] - 1] |= at_edge
+    if config.has_void:
+        cut |= beside(runs, read_classes(config.finding, block, 1), VOID)
+    return cut
+
+
+def ids_of(keys: Array, kept: Array, config: WriteConfig) -> Array:
+    """Final ids of objects, by the keys of their first pixels; 0 where not kept."""
+    finding, grid = config.finding, config.finding.grid
+    height, width = grid.shape
+    line, x = np.divmod(keys, width)
+    plane, y = np.divmod(line, height)
+    ny, nx = grid.per_axis
+    owner = (plane * ny + y // grid.side) * nx + x // grid.side
+    ids = np.zeros(len(keys), np.int64)
+    for index in np.unique(owner[kept]):
+        here = kept & (owner == index)
+        own = load_file(finding.out / finding.key("own", int(index)), finding.run)["keys"]
+        rank = np.searchsorted(own, keys[here])
+        first_of_row = np.searchsorted(own, line[here] * width)
+        row_of_blocks, column = divmod(int(index), nx)
+        starts = row_starts(config, row_of_blocks)[column]
+        ids[here] = starts[y[here] % grid.side] + rank - first_of_row + 1
+    return ids
+
+
+def row_starts(config: WriteConfig, row: int) -> Array:
+    """For each block of a row of blocks (nx) and each of its pixel rows: how many objects begin before it."""
+    finding = config.finding
+    _, nx = finding.grid.per_axis
+    keys = tuple(finding.key("own", row * nx + i) for i in range(nx))
+    return _row_starts(finding.out, finding.run, keys, sum(config.objects_per_row[:row]))
+
+
+@lru_cache(maxsize=8)
+def _row_starts(out: Path, run: str, keys: tuple[str, ...], before: int) -> Array:
+    counts = np.stack([load_file(out / key, run)["rows"] for key in keys]).astype(np.int64)
+    in_row = counts.sum(0)
+    starts: Array = before + (np.cumsum(in_row) - in_row) + (np.cumsum(counts, axis=0) - counts)
+    return starts
+
+
+@dataclass(frozen=True, slots=True)
+class TableConfig:
+    """What the one task of the table needs."""
+
+    out: Path
+    measuring: Measuring
+    objects_per_row: tuple[int, ...]
+    pixel_size: tuple[float, float] | None
+
+
+def write_table(_: int, config: TableConfig) -> Receipt:
+    """Stage table: one row per object in the order of ids, a row group per row of blocks."""
+    from tilekit.tables import TableWriter
+
+    redone = mark_started(stage_folder(config.out, "label-table"), 0)
+    first = 1
+    with TableWriter(config.out, TABLE) as table:
+        for row, n in enumerate(config.objects_per_row):
+            parts = read_parts(config.out, row, config.measuring.dtype())
+            table.write(columns(fold_parts(parts, first, n), config.measuring, config.pixel_size))
+            first += n
+    return Receipt([table.record], {}, redone)
+
+
+def run_label(
+    finding: Finding, measuring: Measuring | None, version: str, runner: Runner, progress: Progress = no_progress
+) -> list[Report]:
+    """All stages, from the class map to ids, pyramid, metadata and table; the caller holds the lock."""
+    reports: list[Report] = []
+    if finding.fill_below:
+        reports += _find(hole_finding(finding), runner, progress)
+    reports += _find(finding, runner, progress)
+    count = Stage(
+        "label-objects-count", finding.out, own_objects, finding, len(finding.grid), _arguments(finding), fold_rows
+    )
+    reports.append(execute(count, runner, progress))
+    rows = reports[-1].summary.get("rows", {})
+    per_row = tuple(rows.get(str(i), 0) for i in range(len(finding.grid) // finding.grid.per_axis[1]))
+    pyramid = objects_pyramid(finding, sum(per_row), version)
+    has_void = any(r.summary.get("void") for r in reports)
+    config = WriteConfig(finding, pyramid, measuring, per_row, has_void)
+
+    def prepare() -> None:
+        _write_metadata(finding, pyramid)
+        pyramid.create()
+
+    write = Stage(
+        STAGE, finding.out, write_objects, config, len(finding.grid), _arguments(finding), keep_nothing, prepare
+    )
+    reports.append(execute(write, runner, progress))
+    reports += complete_pyramid(pyramid, STAGE, runner, progress)
+    if measuring is not None:
+        table = TableConfig(finding.out, measuring, per_row, finding.classes.pixel_size)
+        reports.append(
+            execute(
+                Stage("label-table", finding.out, write_table, table, 1, _arguments(finding), keep_nothing),
+                runner,
+                progress,
+            )
+        )
+    return reports
+
+
+def _find(finding: Finding, runner: Runner, progress: Progress) -> list[Report]:
+    """Stages find and join."""
+
+    def stage(name: str, task: Any, config: Any, n: int, fold: Any = keep_nothing) -> Report:
+        title = f"label-{finding.name}-{name}"
+        return execute(Stage(title, finding.out, task, config, n, _arguments(finding), fold), runner, progress)
+
+    reports = [stage("find", find_in_block, finding, len(finding.grid), fold_void)]
+    for level in range(1, n_levels(finding.grid) + 1):
+        ny, nx = level_shape(finding.grid, level)
+        n = finding.grid.n_planes * ny * nx
+        reports.append(stage(f"join-{level}", join_nodes, JoinConfig(finding, level), n))
+    return reports
+
+
+def objects_pyramid(finding: Finding, n_objects: int, version: str) -> Pyramid:
+    """The arrays of `labels/objects`: uint32 until there are more objects than it can number."""
+    levels, passes = plan_pyramid(finding.grid.shape, finding.grid.side, sharded=version != "0.4")
+    return Pyramid(
+        out=finding.out,
+        name=OBJECTS,
+        leading=finding.grid.planes,
+        axes=finding.classes.axes,
+        channel_axis=None,
+        dtype="<u4" if n_objects < 2**32 else "<u8",
+        levels=tuple(levels),
+        passes=tuple(passes),
+        version=version,
+        is_labels=True,
+    )
+
+
+def _arguments(finding: Finding) -> dict[str, Any]:
+    """All that decides the bytes."""
+    return {
+        "classes": {k: v for k, v in finding.classes.fingerprint.items() if k != "path"},
+        "block": finding.grid.side,
+        "connectivity": finding.connectivity,
+        "fill_holes": finding.fill_below,
+        "min_size": finding.min_size,
+    }
+
+
+def _write_metadata(finding: Finding, pyramid: Pyramid) -> None:
+    source, version = finding.classes, pyramid.version
+    entry = ngff.multiscales(
+        "objects",
+        pyramid.axes,
+        len(pyramid.levels),
+        version,
+        pixel_size=source.pixel_size,
+        translation=source.translation,
+        method="majority",
+    )
+    labels = finding.out / "labels"
+    attributes = group_attributes(labels)
+    listed = [name for name in attributes.get("ome", attributes).get("labels", []) if name != "objects"]
+    update_group(finding.out, version, {})
+    update_group(labels, version, ngff.as_attributes(version, labels=[*listed, "objects"]))
+    label: dict[str, Any] = {"source": {"image": "../../"}}
+    if version == "0.4":
+        label["version"] = version
+    content = {"multiscales": entry, "image-label": label}
+    update_group(finding.out / OBJECTS, version, ngff.as_attributes(version, **content))
+
+
+def finished(finding: Finding) -> bool:
+    """True where the same labeling is complete and every shard of it sound; what a torn one leaves is removed."""
+    recorded = read_arguments(finding.out, STAGE)
+    if recorded is None or (finding.out / WORK).exists():
+        return False
+    ledger = Ledger(finding.out, STAGE, len(finding.grid), keep_nothing)
+    ledger.begin(_arguments(finding))
+    ledger.replay()
+    if ledger.n_done == len(finding.grid):
+        return True
+    clear_labels(finding.out)
+    return False
+
+
+def clear_labels(out: Path) -> None:
+    """Remove what an earlier labeling wrote."""
+    for path in (out / OBJECTS, *(out / FOLDER).glob("label*")):
+        shutil.rmtree(path, ignore_errors=True)
+    (out / TABLE).unlink(missing_ok=True)
+
+
+def label_image(
+    classes: Source,
+    out: Path,
+    runner: Runner,
+    *,
+    connectivity: int = 8,
+    block: int = 4096,
+    min_size: int = 0,
+    fill_holes: int = 0,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Label as a job of its own: `labels/objects` and `tables/objects.parquet`, in a store that may be there already."""
+    check_label_arguments(classes, out, connectivity, block)
+    started = time.perf_counter()
+    version = store_version(out) if is_store(out) else "0.5"
+    with writing(out):
+        if overwrite:
+            clear_labels(out)
+        finding = new_finding(
+            reachable(classes, out, runner), out, block, connectivity, min_size=min_size, fill_below=fill_holes
+        )
+        done = finished(finding)
+        reports = []
+        if not done:
+            set_status(out, version, "running")
+            reports = run_label(finding, Measuring(image_beside(out, classes)), version, runner, progress)
+            shutil.rmtree(out / WORK)
+        set_status(out, version, "complete")
+    return {
+        "objects": n_rows(out / TABLE),
+        "blocks": len(finding.grid),
+        "redone": sum(r.redone for r in reports),
+        "seconds": round(time.perf_counter() - started, 3),
+        "output": str(out),
+    }
+
+
+def check_label_arguments(classes: Source, out: Path, connectivity: int, block: int) -> None:
+    if connectivity not in CONNECTIVITIES:
+        raise InputError(f"connectivity {connectivity}: pixels have 4 or 8 neighbors; choose one of these")
+    if block < 1:
+        raise InputError(f"a block of {block} pixels holds nothing; use 4096")
+    if classes.dtype.kind not in "ui":
+        raise InputError(f"{classes.name}: classes of type {classes.dtype}, must be integers; convert it")
+    if "c" in classes.axes:
+        raise InputError(f"{classes.name}: has axes {classes.axes}, a class map has no channels; choose one")
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_store(out) and not (out / FOLDER).is_dir()):
+        raise InputError(f"{out}: exists and is no Zarr store; choose another output")
+
+
+def image_beside(out: Path, classes: Source) -> Source | None:
+    """The image of an output, where it has the class map's size."""
+    try:
+        image = open_image(out)
+    except InputError:
+        return None
+    same = image.shape[-2:] == classes.shape[-2:] and image.axes.replace("c", "") == classes.axes
+    return image if same else None
