@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from flows.options import (
-    Block,
-    BoxText,
-    Channels,
+    Axes,
     Device,
     Image,
     Json,
     Level,
-    Mask,
-    Memory,
     Model,
     Nodata,
     Out,
-    Overwrite,
     PixelSize,
     Precision,
-    Probabilities,
-    Scheduler,
-    Tile,
-    TlsCa,
-    TlsCert,
-    TlsKey,
+    Series,
+    Slice,
+    Time,
     Workers,
 )
+from flows.runs import ingest, plan, segment
 from flows.terminal import print_facts, progress_bars
 from tilekit import __version__
 from tilekit.errors import InputError, RunError
@@ -58,137 +49,39 @@ def _version(
 
 
 @app.command()
-def info(image: Image, json: Json = False, level: Level = 0) -> None:
-    """Say what an image is: shape, axes, dtype, levels, pixel size, channels, nodata, tiling."""
+def info(
+    image: Image,
+    level: Level = None,
+    pixel_size: PixelSize = None,
+    nodata: Nodata = None,
+    axes: Axes = None,
+    t: Time = None,
+    z: Slice = None,
+    series: Series = None,
+    json: Json = False,
+) -> None:
+    """Say what an image is: shape, pixel size, channels, nodata, CRS, tiling, and who can read it."""
+    from flows.info import facts_for_people, image_facts
+    from flows.params import parse_pixel_size
     from tilekit import open_image
 
-    source = open_image(image, level=level)
-    facts = {
-        "image": image,
-        "shape": list(source.shape),
-        "axes": source.axes,
-        "dtype": str(source.dtype),
-        "levels": [list(s) for s in source.levels],
-        "pixel_size": source.pixel_size and list(source.pixel_size),
-        "channels": source.channel_names and list(source.channel_names),
-        "nodata": None
-        if source.nodata is None
-        else str(source.nodata)
-        if source.nodata != source.nodata
-        else source.nodata,
-        "crs": None,
-        "tiling": source.tiling,
-    }
-    print_facts(facts, json)
+    source = open_image(
+        image,
+        level=level or 0,
+        pixel_size=parse_pixel_size(pixel_size),
+        nodata=nodata,
+        axes=axes,
+        t=t,
+        z=z,
+        series=series,
+    )
+    facts = image_facts(image, source)
+    print_facts(facts if json else facts_for_people(facts), json)
 
 
-@app.command()
-def ingest(
-    image: Image,
-    out: Out,
-    chunk: Annotated[int, typer.Option(help="Side of a chunk.")] = 512,
-    block: Block = None,
-    ngff: Annotated[str, typer.Option(help="OME-NGFF version: 0.5 on Zarr 3, 0.4 on Zarr 2.")] = "0.5",
-    shards: Annotated[bool, typer.Option("--shards/--no-shards", help="Put chunks together in shards.")] = True,
-    level: Level = 0,
-    pixel_size: PixelSize = None,
-    nodata: Nodata = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    overwrite: Overwrite = False,
-    prefect: Annotated[bool, typer.Option("--prefect", help="As a Prefect flow run.")] = False,
-    json: Json = False,
-) -> None:
-    """Chunk an image into OME-Zarr, with its pyramid and statistics."""
-    from flows.params import IngestParameters, checked
-
-    parameters = checked(IngestParameters, **_given(locals(), IngestParameters))
-    if prefect or os.environ.get("PREFECT_API_URL"):
-        from flows.ingest import ingest as flow
-
-        _leave_errors_to_main()
-        print_facts(flow(image, out, parameters), json)
-        return
-    from flows.work import ingest_file
-
-    with progress_bars() as progress:
-        result = ingest_file(image, out, parameters, progress)
-    print_facts(result, json)
-
-
-@app.command()
-def plan(
-    image: Image,
-    model: Model,
-    channels: Channels = None,
-    level: Level = 0,
-    pixel_size: PixelSize = None,
-    nodata: Nodata = None,
-    box: BoxText = None,
-    mask: Mask = None,
-    probabilities: Probabilities = None,
-    tile: Tile = None,
-    block: Block = None,
-    memory: Memory = None,
-    workers: Workers = None,
-    device: Device = "auto",
-    precision: Precision = "float32",
-    json: Json = False,
-) -> None:
-    """Say what segment would do: tiles, blocks, halo, redundancy, memory, disk, time."""
-    from flows.params import SegmentParameters, checked
-    from flows.work import plan_file
-
-    parameters = checked(SegmentParameters, **_given(locals(), SegmentParameters))
-    job = plan_file(image, model, "tilekit-plan.zarr", parameters)
-    facts = {"image": image, "model": model, **job.plan.to_json(), "workers": job.workers}
-    print_facts({**facts, "seconds": round(job.plan.seconds(job.workers), 1)}, json)
-
-
-@app.command()
-def segment(
-    image: Image,
-    model: Model,
-    out: Out,
-    channels: Channels = None,
-    level: Level = 0,
-    pixel_size: PixelSize = None,
-    nodata: Nodata = None,
-    box: BoxText = None,
-    mask: Mask = None,
-    probabilities: Probabilities = None,
-    tile: Tile = None,
-    block: Block = None,
-    memory: Memory = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    device: Device = "auto",
-    precision: Precision = "float32",
-    overwrite: Overwrite = False,
-    prefect: Annotated[bool, typer.Option("--prefect", help="As a Prefect flow run.")] = False,
-    json: Json = False,
-) -> None:
-    """The main job: image and network to an OME-Zarr with the image's pyramid and its class map."""
-    from flows.params import SegmentParameters, checked
-
-    parameters = checked(SegmentParameters, **_given(locals(), SegmentParameters))
-    if prefect or os.environ.get("PREFECT_API_URL"):
-        from flows.segment import segment as flow
-
-        _leave_errors_to_main()
-        print_facts(flow(image, model, out, parameters), json)
-        return
-    from flows.work import segment_file
-
-    with progress_bars() as progress:
-        result = segment_file(image, model, out, parameters, progress)
-    print_facts(result, json)
+app.command()(ingest)
+app.command()(plan)
+app.command()(segment)
 
 
 @app.command()
@@ -245,11 +138,6 @@ def demo(
     print_facts(result, json)
 
 
-def _given(values: dict[str, Any], kind: Any) -> dict[str, Any]:
-    """The options of a command that are parameters of this kind."""
-    return {name: values[name] for name in kind.model_fields if name in values}
-
-
 def main() -> NoReturn:
     """Run the command line; bad input ends with status 2, a failed run with 1, each with one line on standard error."""
     try:
@@ -266,12 +154,6 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         code = _fail(STOPPED, "stopped; the same command continues where it was")
     sys.exit(code)
-
-
-def _leave_errors_to_main() -> None:
-    """Keep Prefect's errors, with their tracebacks, off the terminal; its server has them."""
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(lambda record: record.levelno < logging.ERROR)
 
 
 def _fail(code: int, message: str) -> int:

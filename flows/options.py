@@ -6,9 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-Image = Annotated[str, typer.Argument(metavar="IMAGE", help="TIFF, OME-Zarr, Zarr or .npy.")]
+Image = Annotated[str, typer.Argument(metavar="IMAGE", help="An image: TIFF, OME-Zarr, Zarr, .npy, ...")]
+Images = Annotated[
+    str,
+    typer.Argument(
+        metavar="IMAGE", help="An image, or several: a folder, a quoted glob ('*.tif'), a CSV with a column image."
+    ),
+]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint of tilekit, .safetensors.")]
 Out = Annotated[str, typer.Argument(metavar="OUT.zarr", help="Output.")]
+Outs = Annotated[str, typer.Argument(metavar="OUT.zarr", help="Output; of several images, a folder for their stores.")]
 Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 Workers = Annotated[
     int | None, typer.Option(help="Worker processes; 0: in this process. Default: by cores and memory.")
@@ -18,15 +25,28 @@ TlsCa = Annotated[str | None, typer.Option(help="Certificate authority of a tls:
 TlsCert = Annotated[str | None, typer.Option(help="Certificate to show to it.")]
 TlsKey = Annotated[str | None, typer.Option(help="Key of that certificate.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over where the output exists.")]
-Level = Annotated[int, typer.Option(help="Level of the image's pyramid.")]
+Level = Annotated[int | None, typer.Option(help="Level of the image's pyramid.")]
+NetworkLevel = Annotated[
+    int | None, typer.Option("--level", help="Level of the image's pyramid. Default: by the network's pixel size.")
+]
 PixelSize = Annotated[str | None, typer.Option(help="Micrometres per pixel, where the file does not say: 0.5 or y,x.")]
-Nodata = Annotated[float | None, typer.Option(help="Value that means: nothing measured here.")]
-Channels = Annotated[str | None, typer.Option(help="Image channels in the network's order: 0,2.")]
+Nodata = Annotated[float | None, typer.Option(help="Value that means: nothing measured here; also nan.")]
+Axes = Annotated[str | None, typer.Option(help="Names of the axes, where the file does not say: tyx.")]
+Time = Annotated[int | None, typer.Option("--t", help="One time of a series.")]
+Slice = Annotated[int | None, typer.Option("--z", help="One slice of a stack.")]
+Series = Annotated[int | None, typer.Option(help="Which image of a file that holds several.")]
+Channels = Annotated[str | None, typer.Option(help="Channels by number or name, in the network's order: DAPI,2.")]
+Shards = Annotated[
+    bool | None, typer.Option("--shards/--no-shards", help="Chunks in shards. Default: unless the image has a CRS.")
+]
 Tile = Annotated[int | None, typer.Option(help="Side of a tile's core, rounded down to the stride.")]
 Block = Annotated[int | None, typer.Option(help="Side of what one task writes, a multiple of the stride.")]
 Memory = Annotated[str | None, typer.Option(help="For all workers together: 4GB. Default: 4/5 of what is free.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[Any, typer.Option(help="float32 (exact) or bfloat16 (faster).")]
 BoxText = Annotated[str | None, typer.Option("--box", metavar="Y0:Y1,X0:X1", help="Predict this part alone.")]
-Mask = Annotated[str | None, typer.Option(help="Image of the same size, nonzero where to predict.")]
+Mask = Annotated[str | None, typer.Option(help="Where to predict: an image (nonzero there), a GeoJSON file, or auto.")]
+Preview = Annotated[int, typer.Option(metavar="N", help="First predict N boxes, as pictures in OUT-preview.")]
+PreviewOnly = Annotated[bool, typer.Option("--preview-only", help="Stop after the preview (of 5 boxes by default).")]
 Probabilities = Annotated[str | None, typer.Option(help="Store probabilities too: uint8 or float16.")]
+Prefect = Annotated[bool, typer.Option("--prefect", help="As a Prefect flow run.")]

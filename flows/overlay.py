@@ -99,6 +99,11 @@ def write_png(path: str | Path, rgb: RGB) -> None:
     Path(path).write_bytes(imagecodecs.png_encode(np.ascontiguousarray(rgb)))
 
 
+def read_png(path: str | Path) -> RGB:
+    picture: RGB = imagecodecs.png_decode(Path(path).read_bytes())
+    return picture
+
+
 def overlay_of_store(out: Path, side: int = 1024) -> Path:
     """Draw the class map of an output over its image, at the finest level that is at most `side` pixels wide.
 

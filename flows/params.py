@@ -43,7 +43,37 @@ class ClusterParameters(Parameters):
         return given or None
 
 
-class IngestParameters(ClusterParameters):
+class ImageParameters(Parameters):
+    """What is taken of an image, and what its file leaves out."""
+
+    channels: str | None = None
+    """Which of the image's channels by number or name, in the network's order, such as DAPI,2."""
+    level: Annotated[int | None, Field(ge=0)] = None
+    """Level of the image's pyramid; unset: the one nearest to the network's pixel size, else level 0."""
+    pixel_size: str | None = None
+    """Micrometres per pixel of level 0, one number or y,x, where the file does not say or is wrong."""
+    nodata: float | None = None
+    """Value that means: nothing measured here; also nan."""
+    axes: str | None = None
+    """Names of the axes in the file's order, such as tyx, where the file does not say or is wrong."""
+    t: Annotated[int | None, Field(ge=0)] = None
+    """The one time to take."""
+    z: Annotated[int | None, Field(ge=0)] = None
+    """The one slice to take."""
+    series: Annotated[int | None, Field(ge=0)] = None
+    """Which image of a file that holds several."""
+
+    def opening(self) -> dict[str, Any]:
+        """The options of tilekit.open_image."""
+        return {
+            "channels": parse_channels(self.channels),
+            "level": self.level or 0,
+            "pixel_size": parse_pixel_size(self.pixel_size),
+            **self.model_dump(include={"nodata", "axes", "t", "z", "series"}),
+        }
+
+
+class IngestParameters(ClusterParameters, ImageParameters):
     """Options of `ingest`."""
 
     block: Annotated[int | None, Field(ge=1)] = None
@@ -52,33 +82,23 @@ class IngestParameters(ClusterParameters):
     """Side of a chunk, in pixels."""
     ngff: Literal["0.4", "0.5"] = "0.5"
     """OME-NGFF version: 0.5 on Zarr 3, 0.4 on Zarr 2."""
-    shards: bool = True
-    """Put chunks together in shards (Zarr 3 alone)."""
-    level: Annotated[int, Field(ge=0)] = 0
-    """Level of the image's pyramid."""
-    pixel_size: str | None = None
-    """Micrometres per pixel, one number or y,x, where the file does not say."""
-    nodata: float | None = None
-    """Value that means: nothing measured here."""
+    shards: bool | None = None
+    """Put chunks together in shards (Zarr 3 alone); unset: yes, unless the image has a CRS."""
     overwrite: bool = False
     """Start over where the output exists."""
 
 
-class SegmentParameters(ClusterParameters):
+class SegmentParameters(ClusterParameters, ImageParameters):
     """Options of `segment`."""
 
-    channels: str | None = None
-    """Which of the image's channels, in the network's order, such as 0,2."""
-    level: Annotated[int, Field(ge=0)] = 0
-    """Level of the image's pyramid."""
-    pixel_size: str | None = None
-    """Micrometres per pixel, one number or y,x, where the file does not say."""
-    nodata: float | None = None
-    """Value that means: nothing measured here."""
     box: str | None = None
     """Part of the image to predict, y0:y1,x0:x1 in pixels."""
     mask: str | None = None
-    """Image of the same size, nonzero where to predict."""
+    """Where to predict: an image (nonzero there), a GeoJSON file of areas, or auto (tissue, or what is valid)."""
+    preview: Annotated[int, Field(ge=0, le=100)] = 0
+    """Boxes of about 1024 pixels to predict and draw before the run, into OUT-preview."""
+    preview_only: bool = False
+    """Stop after them."""
     probabilities: Literal["uint8", "float16"] | None = None
     """Store the probabilities too."""
     tile: Annotated[int | None, Field(ge=1)] = None
@@ -93,6 +113,11 @@ class SegmentParameters(ClusterParameters):
     """bfloat16 is twice as fast and no longer exact."""
     overwrite: bool = False
     """Start over where the output exists."""
+
+    @property
+    def preview_boxes(self) -> int:
+        """Boxes to preview."""
+        return self.preview or (5 if self.preview_only else 0)
 
 
 def checked(kind: type[Any], **values: Any) -> Any:
@@ -119,17 +144,18 @@ def parse_bytes(text: str | None) -> int | None:
     return int(float(found[1]) * UNITS[found[2]])
 
 
-def parse_channels(text: str | None) -> tuple[int, ...] | None:
-    """Channel numbers from a list.
+def parse_channels(text: str | None) -> tuple[int | str, ...] | None:
+    """Channel numbers and names from a list.
 
-    >>> parse_channels("0,2")
-    (0, 2)
+    >>> parse_channels("DAPI, 2")
+    ('DAPI', 2)
     """
     if text is None:
         return None
-    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text):
-        raise InputError(f"--channels {text}: is no list of channel numbers; write it like 0,2")
-    return tuple(int(part) for part in text.split(","))
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise InputError(f"--channels {text}: is no list of channels; write numbers or names like DAPI,2")
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
 
 
 def parse_pixel_size(text: str | None) -> tuple[float, float] | None:

@@ -19,6 +19,8 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 
+from flows.batch import segment_files
+from flows.images import BatchError
 from flows.overlay import overlay_of_store
 from flows.params import SegmentParameters
 from flows.work import segment_file
@@ -36,8 +38,27 @@ def segment(
     """Segment `image` with the network `model` into `out`; returns the keys of `tilekit segment --json`."""
     logging.getLogger("distributed").setLevel(logging.WARNING)
     result = segment_file(image, model, out, parameters, progress=progress_artifact("segment-progress"), step=as_task)
-    as_task(publish, out, result)
+    if not parameters.preview_only:
+        as_task(publish, out, result)
     return result
+
+
+@flow(name="segment-images", description="Segment the images of a folder, glob or CSV, one store each, on one cluster.")
+def segment_images(
+    images: str | Path, model: str | Path, out: str | Path, parameters: SegmentParameters = DEFAULTS
+) -> list[dict[str, Any]]:
+    """Segment `images` into stores in the folder `out`; returns the rows of `tilekit segment --json`.
+
+    The table is an artifact too; the flow run fails, after the other images are done, where one failed (BatchError).
+    """
+    logging.getLogger("distributed").setLevel(logging.WARNING)
+    try:
+        rows = segment_files(images, model, out, parameters, progress_artifact("segment-images-progress"), as_task)
+    except BatchError as error:
+        publish_rows(out, error.rows)
+        raise
+    publish_rows(out, rows)
+    return rows
 
 
 def as_task(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -77,9 +98,15 @@ def progress_artifact(key: str) -> Progress:
     return show
 
 
+def publish_rows(out: str | Path, rows: list[dict[str, Any]]) -> None:
+    """The table of a run over several images."""
+    table = [{**{k: v for k, v in row.items() if k not in ("classes", "preview")}, **row["classes"]} for row in rows]
+    create_table_artifact(key="segment-images-summary", table=table, description=f"Segmentation into {out}")
+
+
 def publish(out: str, result: dict[str, Any]) -> None:
     """The summary as a table, and a picture of the class map over the image."""
-    rows = [{"figure": k, "value": v} for k, v in result.items() if not isinstance(v, dict)]
+    rows = [{"figure": k, "value": v} for k, v in result.items() if not isinstance(v, dict | list)]
     rows += [{"figure": f"pixels of class {k}", "value": v} for k, v in result["classes"].items()]
     create_table_artifact(key="segment-summary", table=rows, description=f"Segmentation of {out}")
     picture = overlay_of_store(Path(out))

@@ -21,6 +21,20 @@ def print_facts(facts: dict[str, Any], json: bool) -> None:
         typer.echo(f"{name.replace('_', ' '):<{width}}{_shown(name, value)}")
 
 
+COLUMNS = ("image", "status", "blocks", "seconds", "reason")
+
+
+def print_rows(rows: list[dict[str, Any]], json: bool) -> None:
+    """A line per image for a person, all figures for a program."""
+    if json:
+        typer.echo(jsonlib.dumps(rows, default=str))
+        return
+    table = [COLUMNS, *(tuple("" if row[c] is None else str(row[c]) for c in COLUMNS) for row in rows)]
+    widths = [max(map(len, column)) + 2 for column in zip(*table, strict=True)]
+    for line in table:
+        typer.echo("".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
+
+
 def _shown(name: str, value: Any) -> str:
     if value is None:
         return "unknown"
@@ -55,7 +69,7 @@ def progress_bars() -> Iterator[Any]:
         TextColumn("{task.description:<14}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("blocks"),
+        TextColumn("{task.fields[unit]}"),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
@@ -65,9 +79,10 @@ def progress_bars() -> Iterator[Any]:
 
         def show(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, completed=done, rate="")
+                unit = "images" if stage == "images" else "blocks"
+                tasks[stage] = bars.add_task(stage, total=total, completed=done, rate="", unit=unit)
             task = bars.tasks[tasks[stage]]
             rate = f"{task.speed:.2f}/s" if task.speed else ""
-            bars.update(tasks[stage], completed=done, rate=rate)
+            bars.update(tasks[stage], completed=done, total=total, rate=rate)
 
         yield show

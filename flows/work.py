@@ -6,15 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.params import IngestParameters, SegmentParameters, parse_box, parse_bytes, parse_channels, parse_pixel_size
+from flows.params import ImageParameters, IngestParameters, SegmentParameters, parse_box, parse_bytes
 from models import load
 from tilekit.engine import Progress, no_progress
+from tilekit.errors import InputError
 from tilekit.jobs.ingest import ingest_image
 from tilekit.jobs.output import as_source
 from tilekit.jobs.segment import Job, Options, prepare, run_stages
-from tilekit.run import available_cores, open_runner
+from tilekit.predictor import Predictor
+from tilekit.run import Runner, available_cores, open_runner
+from tilekit.sources import Source
 
 Step = Callable[..., Any]
+Show = Callable[[list[str]], None]
 
 
 def ingest_file(
@@ -22,7 +26,8 @@ def ingest_file(
 ) -> dict[str, Any]:
     """Chunk an image into OME-Zarr."""
     p = parameters
-    source = as_source(image, level=p.level, nodata=p.nodata, pixel_size=parse_pixel_size(p.pixel_size))
+    source = as_source(image, **p.opening())
+    check_nodata(source, p)
     workers = available_cores() if p.workers is None else p.workers
     with open_runner(workers if workers > 1 or p.workers else 0, p.scheduler, p.tls) as runner:
         return ingest_image(
@@ -32,9 +37,18 @@ def ingest_file(
             block=p.block,
             chunk=p.chunk,
             ngff=p.ngff,
-            shards=p.shards,
+            shards=True if p.shards is None else p.shards,
             overwrite=p.overwrite,
             progress=progress,
+        )
+
+
+def check_nodata(source: Source, parameters: ImageParameters) -> None:
+    """Refuse a nodata value that no pixel of the image can have, which would change nothing without a word."""
+    if parameters.nodata is not None and source.nodata is None:
+        raise InputError(
+            f"{source.name}: --nodata {parameters.nodata:g} is no value of {source.dtype} pixels; correct it, or leave "
+            "it out"
         )
 
 
@@ -43,25 +57,38 @@ def count_gpus() -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def plan_file(image: Any, model: str | Path, out: str | Path, parameters: SegmentParameters) -> Job:
-    """Check image, network and output, and plan; writes nothing."""
+def workers_asked(parameters: SegmentParameters) -> int | None:
+    """Workers that the options ask for; None: as many as cores and memory allow."""
     p = parameters
     gpus = count_gpus() if p.workers is None and p.device in ("auto", "cuda") else 0
+    return 0 if p.scheduler else gpus or p.workers
+
+
+def plan_image(
+    image: Any, predictor: Predictor, out: str | Path, parameters: SegmentParameters, workers: int | None
+) -> Job:
+    """Check image, network and output, and plan; writes nothing."""
+    p = parameters
     options = Options(
-        channels=parse_channels(p.channels),
-        level=p.level,
-        pixel_size=parse_pixel_size(p.pixel_size),
-        nodata=p.nodata,
+        **p.opening(),
         box=parse_box(p.box),
         mask=p.mask,
         probabilities=p.probabilities,
         tile=p.tile,
         block=p.block,
         memory=parse_bytes(p.memory),
-        workers=0 if p.scheduler else gpus or p.workers,
+        workers=workers,
         is_remote=p.scheduler is not None,
     )
-    return prepare(image, load(model, p.device, p.precision), out, options, overwrite=p.overwrite)
+    job = prepare(image, predictor, out, options, overwrite=p.overwrite)
+    check_nodata(job.image, p)
+    return job
+
+
+def plan_file(image: Any, model: str | Path, out: str | Path, parameters: SegmentParameters) -> Job:
+    """The same, with a network from its file."""
+    p = parameters
+    return plan_image(image, load(model, p.device, p.precision), out, p, workers_asked(p))
 
 
 def segment_file(
@@ -71,9 +98,33 @@ def segment_file(
     parameters: SegmentParameters,
     progress: Progress = no_progress,
     step: Step | None = None,
+    show: Show | None = None,
 ) -> dict[str, Any]:
-    """The main job."""
+    """The main job; `show` is given the paths of the preview's pictures as soon as they are there."""
     p = parameters
     job = plan_file(image, model, out, p)
     with open_runner(job.workers, p.scheduler, p.tls) as runner:
-        return run_stages(job, runner, progress, overwrite=p.overwrite, step=step)
+        return segment_job(job, runner, p, progress, step, show)
+
+
+def segment_job(
+    job: Job,
+    runner: Runner,
+    parameters: SegmentParameters,
+    progress: Progress = no_progress,
+    step: Step | None = None,
+    show: Show | None = None,
+) -> dict[str, Any]:
+    """Preview where it is asked for, then all stages; figures of the run, with the preview's pictures."""
+    from flows.preview import preview_stage
+
+    call = step or (lambda function, *arguments: function(*arguments))
+    pictures: list[str] = []
+    if boxes := parameters.preview_boxes:
+        pictures = call(preview_stage, job, boxes, runner, progress)
+        if show:
+            show(pictures)
+    if parameters.preview_only:
+        return {"output": str(job.out), "preview": pictures}
+    result = run_stages(job, runner, progress, overwrite=parameters.overwrite, step=step)
+    return {**result, "preview": pictures} if pictures else result

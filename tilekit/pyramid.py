@@ -6,6 +6,7 @@ neither a mean nor a majority).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,56 +15,45 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-def _quarters(pixels: Array) -> list[Array]:
-    """The four pixels of each cell (..., y, x), as views: top left, top right, bottom left, bottom right."""
-    pad = [(0, 0)] * (pixels.ndim - 2) + [(0, n % 2) for n in pixels.shape[-2:]]
-    if any(after for _, after in pad):
-        pixels = np.pad(pixels, pad, mode="edge")
-    return [pixels[..., i::2, j::2] for i in (0, 1) for j in (0, 1)]
-
-
 def halve_mean(pixels: Array, nodata: float | None = None) -> Array:
-    """Means of cells, integers rounded to the nearest (halves up); a cell's mean leaves nodata and NaN out."""
-    parts = _quarters(pixels)
-    if nodata is None and pixels.dtype.kind != "f":
-        return _integer_mean(parts)
-    valid = [_is_valid(p, nodata) for p in parts]
-    if all(v.all() for v in valid) and pixels.dtype.kind != "f":
-        return _integer_mean(parts)
-    total = np.sum([np.where(v, p, 0).astype(np.float64) for p, v in zip(parts, valid, strict=True)], axis=0)
-    count = np.sum(valid, axis=0)
-    mean = total / np.maximum(count, 1)
-    if pixels.dtype.kind != "f":
-        mean = np.floor(mean + 0.5)
-    empty = np.nan if nodata is None else nodata
-    return np.where(count == 0, empty, mean).astype(pixels.dtype)
+    """Means of cells (..., y, x), integers rounded to the nearest, halves up; nodata and NaN are left out."""
+    from tilekit.compiled import mean_cells, valid_mean_cells
 
-
-def _integer_mean(parts: list[Array]) -> Array:
-    dtype = parts[0].dtype
-    if dtype.itemsize > 4:
-        exact: Array = np.sum([p.astype(object) for p in parts], axis=0)
-        mean: Array = ((exact + 2) // 4).astype(dtype)
-        return mean
-    wide = np.dtype(f"{'u' if dtype.kind == 'u' else 'i'}{dtype.itemsize * 2}")
-    total = parts[0].astype(wide)
-    for part in parts[1:]:
-        total += part
-    total += 2
-    total >>= 2
-    return total.astype(dtype)
-
-
-def _is_valid(pixels: Array, nodata: float | None) -> NDArray[np.bool_]:
-    valid = np.ones(pixels.shape, bool) if nodata is None or nodata != nodata else pixels != nodata
-    return valid & ~np.isnan(pixels) if pixels.dtype.kind == "f" else valid
+    if nodata is not None and nodata != nodata:
+        nodata = None
+    whole = pixels.dtype.kind != "f"
+    if whole and pixels.dtype.itemsize > 4:
+        return _exact_mean(pixels, nodata)
+    if whole and nodata is None:
+        return _by_cells(mean_cells, pixels)
+    missing = np.nan if nodata is None else float(nodata if whole else pixels.dtype.type(nodata))
+    if pixels.dtype == np.float16:  # which is not compiled
+        return halve_mean(pixels.astype(np.float64), missing).astype(np.float16)
+    return _by_cells(lambda cells, out: valid_mean_cells(cells, missing, whole, out), pixels)
 
 
 def halve_labels(labels: Array) -> Array:
-    """The commonest label of each cell, of equals the one that comes first in row-major order: never a new label."""
-    a, b, c, d = _quarters(labels)
-    out = a.copy()
-    lone = (a != b) & (a != c) & (a != d)
-    np.copyto(out, b, where=lone & ((b == c) | (b == d)))
-    np.copyto(out, c, where=lone & (c == d) & (b != c))
+    """The commonest label of each cell (..., y, x), of equals the one that comes first in row-major order."""
+    from tilekit.compiled import label_cells
+
+    return _by_cells(label_cells, labels)
+
+
+def _by_cells(fill: Callable[[Array, Array], None], pixels: Array) -> Array:
+    *lead, height, width = pixels.shape
+    out = np.empty((*lead, -(-height // 2), -(-width // 2)), pixels.dtype)
+    fill(np.ascontiguousarray(pixels).reshape(-1, height, width), out.reshape(-1, *out.shape[-2:]))
     return out
+
+
+def _exact_mean(pixels: Array, nodata: float | None) -> Array:
+    """Means of integers of 64 bits, whose sums fit no number of the machine: Python's own, slowly."""
+    pad = [(0, 0)] * (pixels.ndim - 2) + [(0, n % 2) for n in pixels.shape[-2:]]
+    whole = np.pad(pixels, pad, mode="edge")
+    parts = [whole[..., i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    valid = [np.ones(p.shape, bool) if nodata is None else p != nodata for p in parts]
+    total = np.sum([np.where(v, p, 0).astype(object) for p, v in zip(parts, valid, strict=True)], axis=0)
+    count = np.sum(valid, axis=0)
+    n = np.maximum(count, 1).astype(object)
+    mean: Array = np.where(count == 0, 0 if nodata is None else int(nodata), (2 * total + n) // (2 * n))
+    return mean.astype(pixels.dtype)

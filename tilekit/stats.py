@@ -103,7 +103,7 @@ def channel_stats(pixels: Array, nodata: float | None = None) -> ChannelStats:
         flat = flat[flat != nodata]
     if not flat.size:
         return ChannelStats()
-    counts = _count(_bin_keys(flat) + (1 << 15), 1 << 16)
+    counts = _count((_bin_keys(flat) + (1 << 15)).astype(np.uint16))
     keys = np.flatnonzero(counts)
     bins = dict(zip((keys - (1 << 15)).tolist(), counts[keys].tolist(), strict=True))
     wide = flat.astype(np.float64)
@@ -116,7 +116,7 @@ def channel_stats(pixels: Array, nodata: float | None = None) -> ChannelStats:
 
 def _small_integer_stats(flat: Array, nodata: float | None) -> ChannelStats:
     """Counts of every value of 8 or 16 bits, and from them all the rest, exactly."""
-    counts = count_bytes(flat) if flat.dtype.itemsize == 1 else _count(flat.view(np.uint16), 1 << 16)
+    counts = count_bytes(flat) if flat.dtype.itemsize == 1 else _count(flat.view(np.uint16))
     values = np.arange(counts.size, dtype=f"u{flat.dtype.itemsize}").view(flat.dtype).astype(np.int64)
     if nodata is not None:
         counts[values == nodata] = 0
@@ -135,19 +135,19 @@ def _small_integer_stats(flat: Array, nodata: float | None) -> ChannelStats:
 
 def count_bytes(pixels: Array) -> NDArray[np.int64]:
     """How often each of the 256 values of 8-bit pixels occurs; two pixels at a time is half the work."""
-    flat = np.ascontiguousarray(pixels).ravel()
+    flat = np.ascontiguousarray(pixels).ravel().view(np.uint8)
     even = flat.size - flat.size % 2
-    square = _count(flat[:even].view(np.uint16), 1 << 16).reshape(256, 256)
-    counts: NDArray[np.int64] = square.sum(0) + square.sum(1) + _count(flat[even:].view(np.uint8), 256)
+    square = _count(flat[:even].view(np.uint16)).reshape(256, 256)
+    counts: NDArray[np.int64] = square.sum(0) + square.sum(1)
+    counts[flat[even:]] += 1
     return counts
 
 
-def _count(values: Array, n: int) -> NDArray[np.int64]:
-    """How often each of 0..n-1 occurs, in pieces that stay in the cache (bincount widens its input to 8 bytes)."""
-    counts = np.zeros(n, np.int64)
-    for i in range(0, values.size, 1 << 18):
-        counts += np.bincount(values[i : i + (1 << 18)], minlength=n)
-    return counts
+def _count(words: NDArray[np.uint16]) -> NDArray[np.int64]:
+    """How often each value of 16 bits occurs."""
+    from tilekit.compiled import count_words
+
+    return count_words(words)
 
 
 def _bin_keys(values: Array) -> NDArray[np.int32]:

@@ -8,18 +8,15 @@ from collections.abc import Sequence
 from tilekit.errors import InputError
 from tilekit.predictor import Predictor
 from tilekit.sources import Source, open_image
+from tilekit.sources.source import number_channels
 
 PIXEL_SIZE_TOLERANCE = 1.5
 """How far an image's pixel size may be from the one that the network was trained at, as a ratio."""
 
 
-def choose_channels(source: Source, predictor: Predictor, asked: Sequence[int] | None) -> tuple[int, ...]:
+def choose_channels(source: Source, predictor: Predictor, asked: Sequence[int | str] | None) -> tuple[int, ...]:
     n = source.shape[source.axes.index("c")] if "c" in source.axes else 1
-    channels = tuple(range(n)) if asked is None else tuple(asked)
-    if any(not 0 <= c < n for c in channels):
-        raise InputError(
-            f"{source.name}: has channels 0 to {n - 1}, not {max(channels, key=abs)}; name others with --channels"
-        )
+    channels = tuple(range(n)) if asked is None else number_channels(asked, n, source.channel_names, source.name)
     if len(channels) != predictor.in_channels:
         raise InputError(
             f"{source.name}: {len(channels)} channels, but the network takes {predictor.in_channels}; "

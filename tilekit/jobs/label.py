@@ -300,7 +300,7 @@ def label_image(
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Label as a job of its own: `labels/objects` and `tables/objects.parquet`, in a store that may be there already."""
+    """Label as a job of its own: `labels/objects` and `tables/objects.parquet`, in a new store or one that is there."""
     check_label_arguments(classes, out, connectivity, block)
     started = time.perf_counter()
     version = store_version(out) if is_store(out) else "0.5"

@@ -94,12 +94,17 @@ class Pyramid:
 
     def write_block(self, step: Pass, plane: tuple[int, ...], box: Box, pixels: Array) -> list[Any]:
         """Write a block (leading..., y, x) of level `step.source` on every level of its pass; records of its shards."""
+        if pixels.dtype != np.dtype(self.dtype):
+            raise TypeError(f"{self.out / self.name}: pixels are {pixels.dtype}, the array is {np.dtype(self.dtype)}")
         shards: list[Any] = []
         for k in range(step.source, step.levels[-1] + 1):
             if k > step.source:
                 pixels, box = self.halve(pixels), box.coarser(2)
             if k in step.levels:
-                shards += write_region(self.out, self.path(k), self.region(plane, box), pixels)
+                region = self.region(plane, box)
+                shards += write_region(
+                    self.out, self.path(k), self.levels[k], self.version, region, pixels, fill=self.fill
+                )
         return shards
 
 

@@ -43,8 +43,8 @@ from tilekit.tiling import Pair
 class Options:
     """What may be asked of a segmentation, besides image, network and output."""
 
-    channels: tuple[int, ...] | None = None
-    """Which of the image's channels, in the network's order."""
+    channels: tuple[int | str, ...] | None = None
+    """Which of the image's channels by number or name, in the network's order."""
     level: int = 0
     """Level of the image's pyramid."""
     pixel_size: tuple[float, float] | None = None

@@ -70,6 +70,7 @@ def open_image(
 
 def _find_door(source: Any) -> tuple[Any, Callable[[Reference], Source]]:
     from tilekit.sources.array import open_array, open_npy
+    from tilekit.sources.picture import JPEG_START, PNG_START, open_picture
     from tilekit.sources.tiff import open_tiff
     from tilekit.sources.zarr_ import open_zarr
 
@@ -89,7 +90,11 @@ def _find_door(source: Any) -> tuple[Any, Callable[[Reference], Source]]:
         return str(path), open_tiff
     if start[:6] == b"\x93NUMPY":
         return str(path), open_npy
-    raise InputError(f"{path}: not an image that can be read (it starts with {start!r}); give TIFF, Zarr or .npy")
+    if start.startswith((PNG_START, JPEG_START)):
+        return str(path), open_picture
+    raise InputError(
+        f"{path}: not an image that can be read (it starts with {start!r}); give TIFF, PNG, JPEG, Zarr or .npy"
+    )
 
 
 def _first_bytes(path: Path) -> bytes:

@@ -60,7 +60,7 @@ def open_npy(reference: Reference) -> Source:
     path = Path(reference.source)
     try:
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # a spoiled header is parsed as Python: SyntaxError, TokenError, OverflowError, ...
         raise InputError(f"{path}: cannot be mapped as .npy ({_first_line(error)}); write it again") from None
     return _describe(reference, pixels, path.name, file_fingerprint(path), "a .npy file, uncompressed")
 

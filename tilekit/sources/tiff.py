@@ -1,16 +1,20 @@
-"""The door to tifffile: strips and tiles found and decoded by tifffile, read here one at a time."""
+"""The door to tifffile: strips and tiles found and decoded by tifffile, read here one at a time.
+
+- Several images: `--series N` counts as tifffile does; without it the file must hold one image, its pyramid and masks.
+- As the eye sees it: palettes become colors (indices with `as_labels`), white as zero is inverted for unsigned
+  integers, Orientation is applied except under geo tags. CMYK, Lab and raw YCbCr stay as they are, with their names.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from math import prod
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tilekit.errors import InputError
+from tilekit.sources import tiff_metadata as metadata
 from tilekit.sources.source import (
     Reference,
     Source,
@@ -21,91 +25,138 @@ from tilekit.sources.source import (
     fitting_nodata,
     level_scale,
     native_dtype,
-    pick_names,
     scaled,
     with_channels,
 )
-from tilekit.sources.tiff_layout import Grid, Page, Planes, check_extent, check_strips, lay_planes
+from tilekit.sources.tiff_layout import Planes, lay_planes
 from tilekit.sources.tiff_log import listening
-from tilekit.sources.tiff_metadata import channel_names, file_nodata, pixel_size
-from tilekit.sources.tiff_reader import Decoder, TiffReader
+from tilekit.sources.tiff_mask import describe_mask
+from tilekit.sources.tiff_ome import companion_xml, refuse_absurd_planes
+from tilekit.sources.tiff_orientation import orientation_of
+from tilekit.sources.tiff_pages import make_reader
+from tilekit.sources.tiff_photometric import (
+    MIN_IS_WHITE,
+    Photometric,
+    alpha_sample,
+    color_table,
+    has_palette,
+    photometric_of,
+)
+from tilekit.sources.tiff_series import Opened, choose_series
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPageSeries
 
+R = TypeVar("R")
+
 INCOMPLETE_SIGNS = ("invalid offset to", "invalid page offset", "corrupted tag list", "circular reference", "missing")
 """Words of tifffile's log for lost pages or planes; what else it logs costs no pixels."""
 
+MISSING_FILE = re.compile(r"failed to read ('[^']*')")
+
 
 def open_tiff(reference: Reference) -> Source:
-    """The first image series of a TIFF as a source; every strip and tile of the level is known to lie in the file."""
+    """An image of a TIFF as a source; every strip and tile of the level is known to lie in the file."""
+    return _with_file(reference, _describe)
+
+
+def open_tiff_mask(reference: Reference) -> Source:
+    """The mask that a TIFF keeps beside an image, as a source (y, x) of uint8: 1 where the image is valid, else 0."""
+    mask = _with_file(reference, lambda opened: describe_mask(opened, reference))
+    if mask is None:
+        raise InputError(f"{reference.source}: has no mask any more; start again with the file as it is now")
+    return mask
+
+
+def _with_file(reference: Reference, describe: Callable[[Opened], R]) -> R:
     path = Path(reference.source)
     fingerprint = file_fingerprint(path)
     with listening() as complaints:
         try:
-            return _open(reference, path, fingerprint, complaints)
+            return _open(reference, path, fingerprint, complaints, describe)
         except InputError:
             raise
         except Exception as error:
             raise InputError(f"{path}: cannot be read as TIFF ({_first_line(error)}); copy or write it again") from None
 
 
-def _open(reference: Reference, path: Path, fingerprint: dict[str, Any], complaints: Sequence[str]) -> Source:
+def _open(
+    reference: Reference,
+    path: Path,
+    fingerprint: dict[str, Any],
+    complaints: Sequence[str],
+    describe: Callable[[Opened], R],
+) -> R:
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
-        _refuse_broken(tiff, path)
-        levels = tiff.series[0].levels
-        _refuse_complaints(complaints, path)
-        check_level(reference.level, len(levels), str(path))
-        return _describe(reference, path, fingerprint, tiff, levels)
+        xml = companion_xml(tiff.ome_metadata or "", path) if len(tiff.pages) else None
+        if xml is None:
+            return describe(_opened(reference, path, fingerprint, tiff, complaints))
+    with tifffile.TiffFile(path, omexml=xml) as tiff:
+        return describe(_opened(reference, path, fingerprint, tiff, complaints))
 
 
-def _refuse_broken(tiff: TiffFile, path: Path) -> None:
+def _opened(
+    reference: Reference, path: Path, fingerprint: dict[str, Any], tiff: TiffFile, complaints: Sequence[str]
+) -> Opened:
+    if len(tiff.pages):
+        refuse_absurd_planes(tiff.ome_metadata or "", path)
     if not len(tiff.pages) or not tiff.series:
         raise InputError(f"{path}: a TIFF without a single image; copy it again")
+    _refuse_complaints(complaints, path)
+    choice = choose_series(tiff, reference.series, path)
+    check_level(reference.level, len(choice.levels), str(path))
+    return Opened(reference, path, fingerprint, tiff, choice)
 
 
 def _refuse_complaints(complaints: Sequence[str], path: Path) -> None:
     """What tifffile only logs, though pages or planes are lost by it."""
     for line in complaints:
+        missing = MISSING_FILE.search(line)
+        if missing:
+            raise InputError(f"{path}: {missing[1]} of its OME set cannot be read; copy all files that belong to it")
         if any(sign in line for sign in INCOMPLETE_SIGNS):
             raise InputError(f"{path}: incomplete: {line}; copy it again, with all files that belong to it")
 
 
-def _describe(
-    reference: Reference,
-    path: Path,
-    fingerprint: dict[str, Any],
-    tiff: TiffFile,
-    levels: Sequence[TiffPageSeries],
-) -> Source:
-    full, series = levels[0], levels[reference.level]
+def _describe(opened: Opened) -> Source:
+    reference, path, full, series = opened.reference, opened.path, opened.full, opened.series
     name, key = str(path), series.keyframe
     check_shape(series.shape, name)
-    dtype = native_dtype(_page_dtype(series, name), name)
-    planes = lay_planes(series.axes, series.shape, key.shaped, name)
-    shape = _shape(planes, key.shaped)
-    names = channel_names(tiff)
+    stored = native_dtype(_page_dtype(series, name), name)
+    look, orientation = photometric_of(full, reference.as_labels, name), orientation_of(full.keyframe)
+    dtype = look.dtype(stored)
+    planes = lay_planes(series.axes, series.shape, key.shaped, name, look.n_colors)
+    n = planes.n_channels
+    names = metadata.channel_names(opened.tiff, full, opened.choice.index, n)
+    shape = (*planes.page.shape, *orientation.shown((key.imagelength, key.imagewidth)))
     channels = chosen_channels(reference, planes.axes, shape, name, names)
-    scale = level_scale((full.keyframe.imagelength, full.keyframe.imagewidth), shape)
-    nodata = file_nodata(key) if reference.nodata is None else reference.nodata
+    reader = make_reader(series, path, planes.chosen(channels), look, orientation)
+    levels = tuple(_level_shape(level, planes, orientation.shown, channels) for level in opened.choice.levels)
+    scale = level_scale(levels[0], levels[reference.level])
+    size = metadata.pixel_size(opened.tiff, full, opened.choice.index)
     return Source(
         reference=reference,
         name=path.name,
         axes=planes.axes,
-        shape=with_channels(shape, planes.axes, channels),
+        shape=levels[reference.level],
         dtype=dtype,
-        levels=tuple(_level_shape(level, planes.axes, name, channels) for level in levels),
+        levels=levels,
         level=reference.level,
-        fingerprint=fingerprint,
-        tiling=_tiling(series),
-        segment_bytes=prod(key.chunks) * dtype.itemsize,
-        pixel_size=scaled(reference.pixel_size or pixel_size(tiff, full.keyframe), scale),
+        fingerprint=opened.fingerprint | reader.set_fingerprint(),
+        tiling=_tiling(opened, look),
+        segment_bytes=reader.segment_bytes,
+        pixel_size=scaled(reference.pixel_size or (size and orientation.shown(size)), scale),
         scale=scale,
-        channel_names=pick_names(names, _n_channels(planes.axes, shape), channels),
-        nodata=fitting_nodata(nodata, dtype),
-        reader=_make_reader(series, path, _choose(planes, channels), dtype),
+        channel_names=metadata.chosen(names, channels),
+        nodata=fitting_nodata(_nodata(opened, look), dtype),
+        wavelengths=metadata.chosen(metadata.wavelengths(opened.tiff, full, opened.choice.index, n), channels),
+        value_scale=metadata.chosen(metadata.value_scale(full.keyframe, n), channels),
+        color_table=_color_table(opened),
+        alpha=_alpha(key, n, channels),
+        mask=describe_mask(opened, _mask_reference(reference)),
+        reader=reader,
     )
 
 
@@ -118,75 +169,59 @@ def _page_dtype(series: TiffPageSeries, name: str) -> Any:
     return key.dtype
 
 
-def _shape(planes: Planes, image: Sequence[int]) -> tuple[int, ...]:
-    return (*planes.page.shape, image[2], image[3])
+def _level_shape(
+    level: TiffPageSeries,
+    planes: Planes,
+    shown: Callable[[tuple[int, int]], tuple[int, int]],
+    channels: tuple[int, ...] | None,
+) -> tuple[int, ...]:
+    sides = shown((level.keyframe.imagelength, level.keyframe.imagewidth))
+    return with_channels((*planes.page.shape, *sides), planes.axes, channels)
 
 
-def _level_shape(series: TiffPageSeries, axes: str, name: str, channels: tuple[int, ...] | None) -> tuple[int, ...]:
-    planes = lay_planes(series.axes, series.shape, series.keyframe.shaped, name)
-    if planes.axes != axes:
-        raise InputError(f"{name}: levels have axes {axes} and {planes.axes}; write the pyramid again")
-    return with_channels(_shape(planes, series.keyframe.shaped), axes, channels)
+def _nodata(opened: Opened, look: Photometric) -> float | int | None:
+    """The user's value as it is; that of the file as it is shown, if it can be: an index is in the mask instead."""
+    if opened.reference.nodata is not None:
+        return opened.reference.nodata
+    value = metadata.file_nodata(opened.full.keyframe)
+    if look.colors is not None or value is None:
+        return None
+    return value if look.white is None else look.white - value
 
 
-def _n_channels(axes: str, shape: Sequence[int]) -> int:
-    return shape[axes.index("c")] if "c" in axes else 1
+def _color_table(opened: Opened) -> tuple[tuple[int, int, int, int], ...] | None:
+    key = opened.full.keyframe
+    if not (opened.reference.as_labels and has_palette(key)):
+        return None
+    return color_table(key, metadata.file_nodata(key), str(opened.path))
 
 
-def _choose(planes: Planes, channels: tuple[int, ...] | None) -> Planes:
+def _alpha(key: Any, n_channels: int, channels: tuple[int, ...] | None) -> int | None:
+    """The presented channel that is alpha; GDAL's word counts more than the tag, which it writes for other bands too."""
+    sample, interpreted = alpha_sample(key), metadata.color_interpretation(key, n_channels)
+    if interpreted is not None:
+        sample = interpreted.index("alpha") if "alpha" in interpreted else None
+    if sample is None or n_channels != key.samplesperpixel:
+        return None
     if channels is None:
-        return planes
-    axis = planes.axes.index("c")
-    page, sample, depth = (np.take(t, channels, axis) for t in (planes.page, planes.sample, planes.depth))
-    return Planes(planes.axes, page, sample, depth)
+        return sample
+    return channels.index(sample) if sample in channels else None
 
 
-def _tiling(series: TiffPageSeries) -> str:
-    key = series.keyframe
-    codec = getattr(key.compression, "name", str(key.compression)).lower()
-    if key.is_tiled:
-        return f"tiled {key.tilelength}x{key.tilewidth}, compression {codec}"
-    return f"stripped rows={key.rowsperstrip}, compression {codec}"
+def _mask_reference(reference: Reference) -> Reference:
+    return replace(reference, opener=open_tiff_mask, channels=None, nodata=None, axes=None, t=None, z=None)
 
 
-def _make_reader(series: TiffPageSeries, path: Path, planes: Planes, dtype: np.dtype[Any]) -> TiffReader:
-    key = series.keyframe
-    word = "tile" if key.is_tiled else "strip"
-    segment = (key.tiledepth, key.tilelength, key.tilewidth) if key.is_tiled else (1, key.rowsperstrip, key.imagewidth)
-    grid = Grid(key.shaped, segment)
-    decoder = Decoder(key, series.transform)
-    decoder.check(path)
-    pages = _list_pages(series, path, grid.n_segments)
-    sizes = {p: os.path.getsize(p) for p in {page.path for page in pages}}
-    for page in pages:
-        check_extent(page, grid.n_segments, sizes[page.path], word)
-        if decoder.raw_rows:
-            check_strips(page, grid, decoder.row_bytes)
-    return TiffReader(pages, planes, grid, decoder, dtype, word)
-
-
-def _list_pages(series: TiffPageSeries, path: Path, n_segments: int) -> list[Page]:
-    n_pages = prod(series.shape) // prod(series.keyframe.shaped)
-    if series.dataoffset is not None:
-        return _contiguous_pages(series, path, n_pages)
-    pages = list(series)
-    if len(pages) != n_pages or None in pages:
-        found = sum(page is not None for page in pages)
-        raise InputError(f"{path}: {found} of its {n_pages} planes are there; copy all files that belong to it")
-    return [_page(page, page.parent.filehandle.path, 0) for page in pages if page is not None]
-
-
-def _contiguous_pages(series: TiffPageSeries, path: Path, n_pages: int) -> list[Page]:
-    """Pages of a series that the file holds in one piece, though it may describe only the first."""
-    first = series[0]
-    assert first is not None
-    return [_page(first, str(path), i * first.nbytes) for i in range(n_pages)]
-
-
-def _page(page: Any, path: str, shift: int) -> Page:
-    offsets = np.asarray(page.dataoffsets, np.int64)
-    counts = np.asarray(page.databytecounts, np.int64)
-    return Page(os.path.abspath(path), offsets + shift if shift else offsets, counts, page.jpegtables)
+def _tiling(opened: Opened, look: Photometric) -> str:
+    key = opened.series.keyframe
+    codec = "none" if key.compression == 1 else getattr(key.compression, "name", str(key.compression)).lower()
+    tiling = f"tiled {key.tilelength}x{key.tilewidth}" if key.is_tiled else f"stripped rows={key.rowsperstrip}"
+    notes = [tiling, f"compression {codec}"]
+    if key.photometric == MIN_IS_WHITE:
+        notes.append("white is zero" if look.white is None else "inverted, as white was zero")
+    if opened.choice.n_images > 1:
+        notes.append(f"series {opened.choice.index}, one of {opened.choice.n_images} images")
+    return ", ".join(notes)
 
 
 def _first_line(error: Exception) -> str:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from tilekit.errors import InputError
 from tilekit.sources.source import CANONICAL_AXES
 
+MOST_PLANES = 2**20
+"""Planes of an image; more are an error of the file, for which no table shall be made."""
+
 
 @dataclass(frozen=True)
 class Planes:
@@ -23,9 +26,21 @@ class Planes:
     page: NDArray[np.intp]
     """Page of the series; its shape is that of the leading axes, as for the next two."""
     sample: NDArray[np.intp]
-    """Sample within the page."""
+    """Sample within the page, or color of its palette."""
     depth: NDArray[np.intp]
     """Slice within a volumetric page."""
+
+    @property
+    def n_channels(self) -> int:
+        return self.page.shape[self.axes.index("c")] if "c" in self.axes else 1
+
+    def chosen(self, channels: Sequence[int] | None) -> Planes:
+        """Planes of these channels alone, in this order; all for None."""
+        if channels is None:
+            return self
+        axis = self.axes.index("c")
+        page, sample, depth = (np.take(t, channels, axis) for t in (self.page, self.sample, self.depth))
+        return Planes(self.axes, page, sample, depth)
 
 
 @dataclass(frozen=True)
@@ -75,15 +90,22 @@ class Grid:
         return ((sample * n_depth + depth) * n_rows + row) * n_columns + column
 
 
-def lay_planes(axes: str, shape: Sequence[int], image: tuple[int, int, int, int, int], name: str) -> Planes:
+def lay_planes(
+    axes: str, shape: Sequence[int], image: tuple[int, int, int, int, int], name: str, n_colors: int = 1
+) -> Planes:
     """Planes of a series in canonical order; the last axes of the series must be those of one page.
 
     A second channel-like axis (samples beside channels) varies fastest within the channels. Axes without a meaning of
-    their own, such as plain pages, become the first of z, t, c that is free.
+    their own, such as plain pages, become the first of z, t, c that is free. `n_colors` channels are what
+    one sample is shown as; they count as samples.
     """
     lead = _lead_axes(axes, shape, image, name)
+    samples = max(image[0], image[4]) * n_colors
+    n_planes = prod(n for _, n in lead) * samples * image[1]
+    if n_planes > MOST_PLANES:
+        raise InputError(f"{name}: claims {n_planes} planes, at most {MOST_PLANES} can be read; write it again")
     page = np.arange(prod(n for _, n in lead), dtype=np.intp).reshape([n for _, n in lead])
-    inner = [("c", max(image[0], image[4])), ("z", image[1])]
+    inner = [("c", samples), ("z", image[1])]
     letters = _name_axes("".join(a for a, _ in lead), [a for a, n in inner if n > 1], name)
     kept = [(a, n) for a, n in inner if n > 1]
     full = (*page.shape, *(n for _, n in kept))
@@ -130,7 +152,9 @@ def check_extent(page: Page, n_segments: int, file_bytes: int, word: str) -> Non
         listed = min(len(page.offsets), len(page.counts))
         raise InputError(f"{page.path}: lists {listed} of its {n_segments} {word}s; write the file again")
     ends = page.offsets + page.counts
-    outside = np.flatnonzero((ends > file_bytes) & (page.counts > 0))
+    outside = np.flatnonzero(
+        (page.counts > 0) & ((page.counts > file_bytes) | (page.offsets > file_bytes - page.counts))
+    )
     if outside.size:
         i = int(outside[0])
         raise InputError(

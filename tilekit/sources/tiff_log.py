@@ -1,11 +1,11 @@
-"""What tifffile logs while a file is opened, kept from the user's terminal and given to the door."""
+"""What tifffile and rasterio log while a file is opened, kept from the user's terminal and given to the door."""
 
 from __future__ import annotations
 
 import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 _heard = threading.local()
@@ -18,20 +18,20 @@ class _Keep(logging.Filter):
         lines = getattr(_heard, "lines", None)
         if lines is None:
             return True
-        if record.levelno >= logging.WARNING:
+        if record.levelno >= _heard.level:
             lines.append(re.sub(r"^<tifffile\.[^>]*> ?", "", record.getMessage().split("\n")[0]))
         return False
 
 
 @contextmanager
-def listening() -> Iterator[list[str]]:
-    """Warnings and errors that tifffile logs meanwhile in this thread, one line each."""
-    logger = logging.getLogger("tifffile")
-    if not any(isinstance(f, _Keep) for f in logger.filters):
-        logger.addFilter(_Keep())
-    before = getattr(_heard, "lines", None)
-    _heard.lines = []
+def listening(loggers: Sequence[str] = ("tifffile",), level: int = logging.WARNING) -> Iterator[list[str]]:
+    """What these loggers say meanwhile in this thread, from this level on, one line each."""
+    for logger in map(logging.getLogger, loggers):
+        if not any(isinstance(f, _Keep) for f in logger.filters):
+            logger.addFilter(_Keep())
+    before = getattr(_heard, "lines", None), getattr(_heard, "level", level)
+    _heard.lines, _heard.level = [], level
     try:
         yield _heard.lines
     finally:
-        _heard.lines = before
+        _heard.lines, _heard.level = before

@@ -1,38 +1,90 @@
-"""Pixel size, channel names and nodata that a TIFF states."""
+"""Pixel size, names, wavelengths, scale and nodata that a TIFF states."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-if TYPE_CHECKING:
-    from tifffile import TiffFile
-
+from tilekit.sources.tiff_ome import ome_channel_names, ome_pixel_size, ome_pixels, ome_wavelengths
+from tilekit.sources.tiff_photometric import sample_names
 from tilekit.sources.units import micrometers
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPageSeries
 
 PLAUSIBLE_MICROMETERS = (0.001, 20.0)
 """Sizes taken from plain resolution tags; above lie the 72 to 600 dpi that programs write without having measured."""
 
 INCH, CENTIMETER = 2, 3
 
+APERIO_SIZE = re.compile(r"\|\s*MPP\s*=\s*([\d.eE+-]+)")
+PHILIPS_SIZE = re.compile(
+    r'DICOM_PIXEL_SPACING"[^>]*>\s*(?:"|&quot;)([\d.eE+-]+)(?:"|&quot;)\s*(?:"|&quot;)([\d.eE+-]+)'
+)
 
-def pixel_size(tiff: TiffFile, page: Any) -> tuple[float, float] | None:
-    """(y, x) in micrometers of level 0, from OME-XML, ImageJ or plausible resolution tags; None when not stated."""
+
+def pixel_size(tiff: TiffFile, series: TiffPageSeries, index: int) -> tuple[float, float] | None:
+    """(y, x) in micrometers of a series as stored, from the format's metadata or plausible tags; None if not stated."""
+    page = series.keyframe
     if tiff.is_ome:
-        return _ome_pixel_size(tiff.ome_metadata or "")
+        return ome_pixel_size(_ome_image(tiff, series, index))
     if tiff.is_imagej:
         return _imagej_pixel_size(tiff, page)
+    if tiff.is_svs:
+        found = APERIO_SIZE.search(page.description)
+        size = micrometers(found[1], "µm") if found else None
+        return _both(size, size)
+    if tiff.is_scn:
+        return _leica_pixel_size(tiff.scn_metadata or "", page)
+    if tiff.is_philips:
+        sizes = PHILIPS_SIZE.findall(tiff.philips_metadata or "")
+        finest = min(sizes, key=lambda pair: float(pair[0]), default=(None, None))
+        return _both(micrometers(finest[0], "mm"), micrometers(finest[1], "mm"))
+    if tiff.is_lsm:
+        voxel = tiff.lsm_metadata or {}
+        return _both(micrometers(voxel.get("VoxelSizeY"), "m"), micrometers(voxel.get("VoxelSizeX"), "m"))
     return _tag_pixel_size(page)
 
 
-def channel_names(tiff: TiffFile) -> list[str] | None:
-    """Names of the channels in OME-XML, or None."""
-    pixels = _ome_pixels(tiff.ome_metadata or "") if tiff.is_ome else None
-    if pixels is None:
+def channel_names(tiff: TiffFile, series: TiffPageSeries, index: int, n: int) -> list[str] | None:
+    """Names of the n channels that the file gives, or else those of its photometric interpretation."""
+    stated: list[Sequence[str | None] | None]
+    if tiff.is_ome:
+        stated = [ome_channel_names(_ome_image(tiff, series, index))]
+    elif series.kind == "qpi":
+        stated = [_qpi_names(series)]
+    else:
+        described = _gdal_items(series.keyframe, "description", n)
+        seen = color_interpretation(series.keyframe, n)
+        stated = [described, None if seen is None or "undefined" in seen else seen]
+    complete = (names for names in (*stated, sample_names(series.keyframe)) if names and len(names) == n)
+    return next(([str(name) for name in names] for names in complete if all(names)), None)
+
+
+def color_interpretation(page: Any, n: int) -> list[str] | None:
+    """What GDAL's metadata say that each of n channels is: "red", "alpha", "undefined", ...; None without them."""
+    found = _gdal_items(page, "colorinterp", n)
+    return None if found is None else [(text or "undefined").lower() for text in found]
+
+
+def wavelengths(tiff: TiffFile, series: TiffPageSeries, index: int, n: int) -> list[float | None] | None:
+    """Wavelength of each of the n channels in nanometers; None where the file states none."""
+    found = ome_wavelengths(_ome_image(tiff, series, index)) if tiff.is_ome else None
+    return found if found and len(found) == n else None
+
+
+def value_scale(page: Any, n: int) -> list[tuple[float, float]] | None:
+    """(scale, offset) of each of the n channels that GDAL's metadata state; None where they state none."""
+    scales, offsets = _gdal_items(page, "scale", n), _gdal_items(page, "offset", n)
+    if scales is None and offsets is None:
         return None
-    names = [element.get("Name") for element in _children(pixels, "Channel")]
-    return [name for name in names if name] if names and all(names) else None
+    pairs = zip(scales or [None] * n, offsets or [None] * n, strict=True)
+    try:
+        return [(float(scale or 1), float(offset or 0)) for scale, offset in pairs]
+    except ValueError:
+        return None
 
 
 def file_nodata(page: Any) -> float | int | None:
@@ -45,24 +97,55 @@ def file_nodata(page: Any) -> float | int | None:
         return None
 
 
-def _ome_pixels(xml: str) -> ElementTree.Element | None:
+def _ome_image(tiff: TiffFile, series: TiffPageSeries, index: int) -> ElementTree.Element | None:
+    """The OME-XML of a series; images without planes have XML and no series, so the sizes must agree."""
+    xml, key = tiff.ome_metadata or "", series.keyframe
+    sizes = (str(key.imagewidth), str(key.imagelength))
+    for i in (index, *range(len(tiff.series) + 8)):
+        pixels = ome_pixels(xml, i)
+        if pixels is not None and (pixels.get("SizeX"), pixels.get("SizeY")) == sizes:
+            return pixels
+    return None
+
+
+def _gdal_items(page: Any, role: str, n: int) -> list[str | None] | None:
+    """Text of GDAL's metadata of a role ("description", "scale", ...) by channel; None where no channel has it."""
     try:
-        root = ElementTree.fromstring(xml)
+        root = ElementTree.fromstring(str(page.tags.valueof("GDAL_METADATA") or "").strip("\0"))
     except ElementTree.ParseError:
         return None
-    return next((p for image in _children(root, "Image") for p in _children(image, "Pixels")), None)
+    found = {item.get("sample"): item.text for item in root.iter("Item") if item.get("role") == role}
+    return [found.get(str(i)) for i in range(n)] if found else None
 
 
-def _children(element: ElementTree.Element, tag: str) -> Iterator[ElementTree.Element]:
-    return (child for child in element if child.tag.rpartition("}")[2] == tag)
-
-
-def _ome_pixel_size(xml: str) -> tuple[float, float] | None:
-    pixels = _ome_pixels(xml)
-    if pixels is None:
+def _qpi_names(series: TiffPageSeries) -> list[str] | None:
+    """<Name> of each page's description."""
+    try:
+        names = [_page_name(page) for page in series.pages]
+    except (ElementTree.ParseError, AttributeError):
         return None
-    sizes = [micrometers(pixels.get(f"PhysicalSize{a}"), pixels.get(f"PhysicalSize{a}Unit", "µm")) for a in "YX"]
-    return _both(sizes[0], sizes[1])
+    return [name for name in names if name] if all(names) else None
+
+
+def _page_name(page: Any) -> str | None:
+    return ElementTree.fromstring(page.description).findtext("Name")
+
+
+def _leica_pixel_size(xml: str, page: Any) -> tuple[float, float] | None:
+    """From the view (nanometers) of the image whose pixels have the size of the page."""
+    sizes = (str(page.imagewidth), str(page.imagelength))
+    try:
+        images = [e for e in ElementTree.fromstring(xml).iter() if e.tag.rpartition("}")[2] == "image"]
+    except ElementTree.ParseError:
+        return None
+    for image in images:
+        parts = {child.tag.rpartition("}")[2]: child for child in image}
+        if not {"pixels", "view"} <= parts.keys():
+            continue
+        if (parts["pixels"].get("sizeX"), parts["pixels"].get("sizeY")) == sizes:
+            y, x = (micrometers(parts["view"].get(f"size{a}"), "nm") for a in "YX")
+            return None if y is None or x is None else (y / page.imagelength, x / page.imagewidth)
+    return None
 
 
 def _imagej_pixel_size(tiff: TiffFile, page: Any) -> tuple[float, float] | None:
@@ -74,7 +157,7 @@ def _imagej_pixel_size(tiff: TiffFile, page: Any) -> tuple[float, float] | None:
 
 
 def _tag_pixel_size(page: Any) -> tuple[float, float] | None:
-    unit = {INCH: "inch", CENTIMETER: "cm"}.get(int(page.tags.valueof("ResolutionUnit", INCH)))
+    unit = {INCH: "inch", CENTIMETER: "cm"}.get(page.tags.valueof("ResolutionUnit", INCH))
     per_unit = _per_unit(page)
     if unit is None or per_unit is None:
         return None
@@ -94,3 +177,10 @@ def _per_unit(page: Any) -> tuple[float, float] | None:
 
 def _both(y: float | None, x: float | None) -> tuple[float, float] | None:
     return None if y is None or x is None else (y, x)
+
+
+def chosen(values: Sequence[Any] | None, channels: Sequence[int] | None) -> tuple[Any, ...] | None:
+    """Of one value per channel, those of the chosen channels."""
+    if values is None:
+        return None
+    return tuple(values) if channels is None else tuple(values[c] for c in channels)

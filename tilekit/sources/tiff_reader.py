@@ -7,16 +7,20 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilekit.box import Box
 from tilekit.errors import InputError
+from tilekit.sources.source import native_dtype
 from tilekit.sources.tiff_layout import Grid, Page, Planes
 from tilekit.sources.tiff_log import listening
+from tilekit.sources.tiff_orientation import Orientation
+from tilekit.sources.tiff_photometric import Photometric
 
 BAND_BYTES = 16 * 2**20
 """Bytes of raw rows read at a time from a strip that needs no decoding."""
@@ -76,6 +80,13 @@ class Decoder:
         """Bytes of one row of a strip where rows can be taken as they are."""
         return int(self.key.imagewidth * self.key.shaped[4] * self.key.dtype.itemsize)
 
+    @property
+    def is_native(self) -> bool:
+        """True where samples are stored as this machine has them, so that decoding makes no second copy."""
+        key = self.key
+        stored = key.dtype.newbyteorder(key.parent.byteorder)
+        return bool(stored.isnative and key.bitspersample == key.dtype.itemsize * 8 and self.transform is None)
+
     def decode(self, data: bytes, index: int, tables: bytes | None) -> NDArray[Any]:
         """A strip or tile as (depth, rows, columns, samples); parts outside the image may be missing."""
         if self.key.compression in JPEG_CODES and self.key.jpegheader is None and JPEG_END not in data:
@@ -88,6 +99,17 @@ class Decoder:
         return pixels if self.transform is None else self.transform(pixels)
 
 
+class Part(NamedTuple):
+    """Where a plane, or a part of one, goes."""
+
+    target: NDArray[Any]
+    """Filled in stored rows and columns."""
+    channel: int
+    """Channel of the page that is shown there."""
+    depth: int
+    """Slice of the page, or of a strip or tile, that is shown there."""
+
+
 @dataclass(frozen=True)
 class TiffReader:
     """Reader of one level of a TIFF series."""
@@ -96,10 +118,31 @@ class TiffReader:
     planes: Planes
     grid: Grid
     decoder: Decoder
-    dtype: np.dtype[Any]
+    look: Photometric
+    orientation: Orientation
     word: str
     """What the file calls its parts: strip or tile."""
     files: Files = field(default_factory=Files)
+
+    @property
+    def segment_bytes(self) -> int:
+        """What reading one strip or tile holds: its encoded bytes, its samples, and these as they are shown."""
+        dtype: np.dtype[Any] = self.decoder.key.dtype
+        n = prod(self.grid.segment)
+        shown = n * self.look.pixel_bytes(dtype)
+        samples = n * self.grid.image[4] * dtype.itemsize
+        if self.decoder.raw_rows:
+            return min(samples + shown, BAND_BYTES)
+        encoded = max((int(page.counts.max(initial=0)) for page in self.pages), default=0)
+        return encoded + samples * (1 if self.decoder.is_native else 2) + shown
+
+    def set_fingerprint(self) -> dict[str, Any]:
+        """Length and time of last change of all files of a set together; nothing for a single file."""
+        paths = {page.path for page in self.pages}
+        if len(paths) < 2:
+            return {}
+        states = [os.stat(path) for path in paths]
+        return {"set_bytes": sum(s.st_size for s in states), "set_mtime_ns": max(s.st_mtime_ns for s in states)}
 
     def read(self, box: Box) -> NDArray[Any]:
         """The pixels of a box inside the image, in canonical order."""
@@ -107,23 +150,21 @@ class TiffReader:
         page, sample, depth = (
             t[tuple(lead)].ravel() for t in (self.planes.page, self.planes.sample, self.planes.depth)
         )
-        out = np.empty(box.shape, self.dtype)
-        planes = out.reshape(-1, *box.shape[-2:])
+        out = np.empty(box.shape, self.look.dtype(native_dtype(self.decoder.key.dtype, self.word)))
+        planes = self.orientation.as_stored(out.reshape(-1, *box.shape[-2:]))
+        rows, columns = self.orientation.stored_box(rows, columns, self.grid.image[2:4])
         for p in np.unique(page):
             wanted = np.flatnonzero(page == p)
-            shown = [(planes[k], int(sample[k]), int(depth[k])) for k in wanted]
-            self._read_page(self.pages[p], shown, rows, columns, box)
+            parts = [Part(planes[k], int(sample[k]), int(depth[k])) for k in wanted]
+            self._read_page(self.pages[p], parts, rows, columns, box)
         return out
 
-    def _read_page(
-        self, page: Page, shown: Sequence[tuple[NDArray[Any], int, int]], rows: slice, columns: slice, box: Box
-    ) -> None:
+    def _read_page(self, page: Page, wanted: Sequence[Part], rows: slice, columns: slice, box: Box) -> None:
         """Fill planes of one page; each strip or tile is decoded once for all planes that it holds."""
         separate = self.grid.image[0] > 1
-        groups: dict[tuple[int, int], list[tuple[NDArray[Any], int, int]]] = {}
-        for plane, sample, depth in shown:
-            key = (sample if separate else 0, depth // self.grid.segment[0])
-            groups.setdefault(key, []).append((plane, 0 if separate else sample, depth % self.grid.segment[0]))
+        groups: dict[tuple[int, int], list[Part]] = {}
+        for part in wanted:
+            groups.setdefault((part.channel if separate else 0, part.depth // self.grid.segment[0]), []).append(part)
         for (sample, depth), parts in groups.items():
             for row, column in self.grid.touching(rows, columns):
                 index = self.grid.index(sample, depth, row, column)
@@ -134,22 +175,26 @@ class TiffReader:
         page: Page,
         index: int,
         place: tuple[int, int],
-        parts: Sequence[tuple[NDArray[Any], int, int]],
+        parts: Sequence[Part],
         rows: slice,
         columns: slice,
         box: Box,
     ) -> None:
-        _, h, w = self.grid.segment
+        depth, h, w = self.grid.segment
         top, left = place[0] * h, place[1] * w
         y = slice(max(rows.start, top), min(rows.stop, top + h))
         x = slice(max(columns.start, left), min(columns.stop, left + w))
-        targets = [plane[_within(y, rows.start), _within(x, columns.start)] for plane, _, _ in parts]
-        if page.counts[index] == 0:
-            for target in targets:
-                target[...] = self.decoder.key.nodata
-            return
+        inside = [
+            Part(part.target[_within(y, rows.start), _within(x, columns.start)], part.channel, part.depth % depth)
+            for part in parts
+        ]
         try:
-            self._fill(page, index, [(t, s, d) for t, (_, s, d) in zip(targets, parts, strict=True)], y, x, (top, left))
+            if page.counts[index] == 0:
+                self._fill_left_out(inside)
+            elif self.decoder.raw_rows:
+                self._fill_raw(page, index, inside, _within(y, top), _within(x, left))
+            else:
+                self._fill(page, index, inside, _within(y, top), _within(x, left))
         except Exception as error:
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__
             raise InputError(
@@ -157,27 +202,23 @@ class TiffReader:
                 f"cannot be decoded ({reason}); copy or write the file again"
             ) from None
 
-    def _fill(
-        self,
-        page: Page,
-        index: int,
-        parts: Sequence[tuple[NDArray[Any], int, int]],
-        y: slice,
-        x: slice,
-        origin: tuple[int, int],
-    ) -> None:
-        inner_y, inner_x = _within(y, origin[0]), _within(x, origin[1])
-        if self.decoder.raw_rows:
-            self._fill_raw(page, index, parts, inner_y, inner_x)
-            return
+    def _stored_sample(self, channel: int) -> int:
+        """Where in a strip or tile a channel is taken from."""
+        return 0 if self.grid.image[4] == 1 else channel
+
+    def _fill_left_out(self, parts: Sequence[Part]) -> None:
+        """What is shown where the file leaves a strip or tile out."""
+        for part in parts:
+            part.target[...] = self.look.show(np.array(self.decoder.key.nodata, self.decoder.key.dtype), part.channel)
+
+    def _fill(self, page: Page, index: int, parts: Sequence[Part], rows: slice, columns: slice) -> None:
         data = self.files.read(page.path, int(page.offsets[index]), int(page.counts[index]))
         pixels = self.decoder.decode(data, index, page.tables)
-        for target, sample, depth in parts:
-            target[...] = pixels[depth, inner_y, inner_x, sample]
+        for part in parts:
+            stored = pixels[part.depth, rows, columns, self._stored_sample(part.channel)]
+            part.target[...] = self.look.show(stored, part.channel)
 
-    def _fill_raw(
-        self, page: Page, index: int, parts: Sequence[tuple[NDArray[Any], int, int]], rows: slice, columns: slice
-    ) -> None:
+    def _fill_raw(self, page: Page, index: int, parts: Sequence[Part], rows: slice, columns: slice) -> None:
         """Copy rows of a strip without decoding, in bands, so that a strip as large as the image costs no memory."""
         width, samples = self.grid.image[3], self.grid.image[4]
         stored = self.decoder.key.dtype.newbyteorder(self.decoder.key.parent.byteorder)
@@ -187,8 +228,9 @@ class TiffReader:
             n = min(step, rows.stop - first)
             data = self.files.read(page.path, int(page.offsets[index]) + first * row_bytes, n * row_bytes)
             pixels = np.frombuffer(data, stored).reshape(n, width, samples)
-            for target, sample, _ in parts:
-                target[first - rows.start : first - rows.start + n] = pixels[:, columns, sample]
+            for part in parts:
+                band = slice(first - rows.start, first - rows.start + n)
+                part.target[band] = self.look.show(pixels[:, columns, self._stored_sample(part.channel)], part.channel)
 
 
 def _within(part: slice, origin: int) -> slice:

@@ -1,0 +1,183 @@
+"""A preview: a few boxes of an image, predicted exactly as the run will and drawn, before the run begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from math import ceil, floor, hypot
+from pathlib import Path
+
+import numpy as np
+
+from flows.overlay import RGB, overlay, panels, read_png, stretch, write_png
+from tilekit.box import Box
+from tilekit.engine import Progress
+from tilekit.errors import InputError, RunError
+from tilekit.jobs.predict import Input, Layout, PredictConfig, _compute_block, _wanted, class_pyramids
+from tilekit.jobs.segment import Job
+from tilekit.jobs.statistics import means, stored_statistics
+from tilekit.ngff import class_colors
+from tilekit.run import Runner
+from tilekit.sources import Source
+from tilekit.tiling import Block
+
+SIDE = 1024
+"""Side in pixels of a box, about: as many whole tiles as fit, and at least one."""
+PLACES = 12
+"""Places along each axis that are looked at, at most."""
+SAMPLE = 256
+"""Side in pixels of what is read of a place, from a coarse level where there is one."""
+COARSEST = 16
+"""Pixels of the image per pixel of that level, at most."""
+THUMBNAIL = 384
+"""Height in pixels of a box in the index, at most."""
+OPACITY = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewConfig:
+    """What a task needs."""
+
+    predict: PredictConfig
+    plane: tuple[int, ...]
+    """Position on the leading axes (t, z)."""
+    boxes: tuple[Box, ...]
+    """Whole tiles of the run, each inside one of its blocks."""
+    folder: Path
+
+
+def preview_stage(job: Job, n: int, runner: Runner, progress: Progress) -> list[str]:
+    """Predict and draw n boxes (fewer where the image has fewer) into OUT-preview; paths of the pictures, index last.
+
+    The classes are those that the run will write, but near nodata of an image whose means are not known yet: these are
+    then taken from the places that were looked at.
+    """
+    config = _choose(job, n)
+    folder = config.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another output") from None
+    for old in (*folder.glob("box-*.png"), *folder.glob("index.png")):
+        old.unlink()
+    progress("preview", 0, len(config.boxes))
+    paths: dict[int, Path] = {}
+    for outcome in runner.run(preview_box, config, range(len(config.boxes))):
+        if outcome.error is not None:
+            raise RunError(f"{folder}: box {outcome.index + 1} cannot be predicted: {outcome.error}")
+        paths[outcome.index] = outcome.receipt
+        progress("preview", len(paths), len(config.boxes))
+    ordered = [paths[i] for i in sorted(paths)]
+    write_png(folder / "index.png", _contact_sheet(ordered))
+    return [str(path) for path in (*ordered, folder / "index.png")]
+
+
+def preview_box(index: int, config: PreviewConfig) -> Path:
+    """Predict one box by the run's tiles and draw it, image beside overlay; the picture's path."""
+    predict, box = config.predict, config.boxes[index]
+    block = Block(index, config.plane, box)
+    (classes, *_), _ = _compute_block(predict, block, _wanted(predict, block))
+    shown = box if predict.box is None else box.intersect(predict.box)
+    pixels, _ = predict.input.fill_nodata(predict.input.read(config.plane, shown))
+    picture = stretch(np.moveaxis(pixels, 0, -1) if len(pixels) == 3 else pixels[0])
+    colors = {k: color[:3] for k, color in enumerate(class_colors(predict.predictor.n_classes)) if k}
+    part = classes.reshape(box.shape)[shown.relative_to(box).slices]
+    path = config.folder / f"box-{index + 1}_y{shown.start[0]}_x{shown.start[1]}.png"
+    write_png(path, panels([picture, overlay(picture, part, colors=colors, opacity=OPACITY)]))
+    return path
+
+
+def _choose(job: Job, n: int) -> PreviewConfig:
+    """The n boxes with the most content, far from each other; the same for the same input."""
+    plane = tuple(side // 2 for side in job.plan.grid.planes)
+    coarse = Input(_coarse_level(job.image), job.channels, (0.0,) * len(job.channels))
+    layout = Layout(job.out, job.version, False, None)
+    image = Input(job.image, job.channels, coarse.fill)
+    config = PredictConfig(
+        input=image,
+        predictor=job.predictor,
+        plan=job.plan,
+        pyramids=class_pyramids(image, job.plan, job.predictor, layout),
+        box=job.options.box,
+        mask=job.mask,
+        folder=job.out,
+    )
+    found: list[tuple[Box, float]] = []
+    sums, counts = np.zeros(len(job.channels)), 0
+    for box in _places(job):
+        wanted = _wanted(config, Block(0, plane, box))
+        pixels, valid = coarse.fill_nodata(coarse.read(plane, _sample(box, image.shape, coarse.shape)))
+        inside = pixels[:, np.ones(pixels.shape[1:], bool) if valid is None else valid].astype(np.float64)
+        share = inside[0].size / pixels[0].size * (1 if wanted is None else wanted.mean())
+        if share:
+            found.append((box, float(inside.std(1).sum()) * share * box.n_pixels))
+            sums, counts = sums + inside.sum(1), counts + inside[0].size
+    if not found:
+        raise InputError(
+            f"{job.image.name}: no pixel to predict at any of the {PLACES} x {PLACES} places that a preview looks "
+            "at, all are nodata or masked; name a place with --box"
+        )
+    statistics = stored_statistics(job.out)
+    fill = means(statistics, job.channels) if statistics else tuple(map(float, sums / counts))
+    predict = replace(config, input=replace(image, fill=fill))
+    folder = job.out.with_name(f"{job.out.stem}-preview")
+    return PreviewConfig(predict, plane, tuple(_spread(found, n)), folder)
+
+
+def _places(job: Job) -> list[Box]:
+    """Boxes of whole tiles, each in one block: evenly over the image, or over the part that is asked for."""
+    block, shape = job.plan.block, job.plan.image.shape
+    area = job.options.box or Box.whole(shape)
+    ranges = []
+    for first, stop, core, side in zip(area.start, area.stop, job.plan.core, shape, strict=True):
+        step = core * max(SIDE // core, 1)
+        per_block = ceil(block / step)
+        lowest, highest = (p // block * per_block + p % block // step for p in (first, stop - 1))
+        chosen = sorted({round(i) for i in np.linspace(lowest, highest, PLACES)})
+        starts = [i // per_block * block + i % per_block * step for i in chosen]
+        ranges.append([(a, min(a + step, a // block * block + block, side)) for a in starts])
+    return [Box((y0, x0), (y1, x1)) for (y0, y1), (x0, x1) in product(*ranges)]
+
+
+def _coarse_level(source: Source) -> Source:
+    """The coarsest level of the image on which a box is still worth looking at."""
+    best = source.level
+    for k, shape in enumerate(source.levels[source.level :], start=source.level):
+        if source.shape[-1] <= COARSEST * shape[-1] and source.shape[-2] <= COARSEST * shape[-2]:
+            best = k
+    return source if best == source.level else replace(source.reference, level=best).open()
+
+
+def _sample(box: Box, shape: Sequence[int], coarse: Sequence[int]) -> Box:
+    """The middle of a box, at most SAMPLE pixels a side, in pixels of a level of shape `coarse`."""
+    ranges = []
+    for a, b, n, m in zip(box.start, box.stop, shape, coarse, strict=True):
+        first, stop = min(floor(a * m / n), m - 1), min(ceil(b * m / n), m)
+        middle = (first + stop) // 2
+        ranges.append((max(first, middle - SAMPLE // 2), min(stop, middle + SAMPLE // 2)))
+    return Box(tuple(a for a, _ in ranges), tuple(b for _, b in ranges))
+
+
+def _spread(found: Sequence[tuple[Box, float]], n: int) -> list[Box]:
+    """The box with the highest score, then each time the one whose score times distance to those chosen is highest."""
+    left = dict(found)
+    nearest = dict.fromkeys(left, 1.0)
+    chosen: list[Box] = []
+    while left and len(chosen) < n:
+        best = max(left, key=lambda box: (left[box] + 1e-9) * nearest[box])
+        chosen.append(best)
+        del left[best]
+        for box in left:
+            apart = hypot(*(a - b for a, b in zip(box.start, best.start, strict=True)))
+            nearest[box] = apart if len(chosen) == 1 else min(nearest[box], apart)
+    return chosen
+
+
+def _contact_sheet(paths: Sequence[Path]) -> RGB:
+    """All pictures one below the other, made smaller."""
+    pictures = [read_png(path) for path in paths]
+    small = [p[:: (step := ceil(p.shape[0] / THUMBNAIL)), ::step] for p in pictures]
+    width = max(p.shape[1] for p in small)
+    rows = [np.pad(p, ((0, 4), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in small]
+    return np.concatenate(rows)

@@ -1,0 +1,95 @@
+"""DOOR numba: loops over pixels that numpy would take several passes for. Imported by the first block, not before.
+
+Compiled once per machine and kept beside this file, or in the user's cache folder where that cannot be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Loop = TypeVar("Loop", bound=Callable[..., Any])
+
+
+def _compiled(loop: Loop) -> Loop:
+    try:
+        return cast(Loop, njit(cache=True, nogil=True)(loop))
+    except RuntimeError:  # no folder can be written: compiled anew in every process
+        return cast(Loop, njit(nogil=True)(loop))
+
+
+@_compiled
+def count_words(words: NDArray[np.uint16]) -> NDArray[np.int64]:
+    """How often each of the 65,536 values occurs in at most 2^32 words; two tables, as equal neighbors would wait."""
+    even = np.zeros(1 << 16, np.uint32)
+    odd = np.zeros(1 << 16, np.uint32)
+    for i in range(words.size // 2):
+        even[words[2 * i]] += np.uint32(1)
+        odd[words[2 * i + 1]] += np.uint32(1)
+    counts = even.astype(np.int64) + odd
+    if words.size % 2:
+        counts[words[-1]] += 1
+    return counts
+
+
+@_compiled
+def mean_cells(pixels: Array, out: Array) -> None:
+    """Integers of at most 32 bits (n, y, x) halved to their cells' means, halves rounded up."""
+    n, height, width = pixels.shape
+    for i in range(n):
+        for y in range(out.shape[1]):
+            upper, lower = pixels[i, 2 * y], pixels[i, min(2 * y + 1, height - 1)]
+            for x in range(width // 2):
+                left = np.int64(upper[2 * x]) + np.int64(lower[2 * x])
+                right = np.int64(upper[2 * x + 1]) + np.int64(lower[2 * x + 1])
+                out[i, y, x] = (left + right + 2) >> 2
+            if width % 2:
+                out[i, y, -1] = (np.int64(upper[-1]) + np.int64(lower[-1]) + 1) >> 1
+
+
+@_compiled
+def valid_mean_cells(pixels: Array, nodata: float, whole: bool, out: Array) -> None:
+    """Pixels (n, y, x) halved to the means of what is neither NaN nor nodata; `whole` rounds them, halves up.
+
+    Nodata stands where a cell has nothing valid. Sums are float64, in row-major order.
+    """
+    n, height, width = pixels.shape
+    for i in range(n):
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                total, count = 0.0, 0
+                for v in (2 * y, min(2 * y + 1, height - 1)):
+                    for u in (2 * x, min(2 * x + 1, width - 1)):
+                        value = pixels[i, v, u]
+                        if value == value and value != nodata:
+                            total += value
+                            count += 1
+                if count == 0:
+                    out[i, y, x] = nodata
+                elif whole:
+                    out[i, y, x] = np.floor(total / count + 0.5)
+                else:
+                    out[i, y, x] = total / count
+
+
+@_compiled
+def label_cells(labels: Array, out: Array) -> None:
+    """Labels (n, y, x) halved to the commonest of each cell, of equals the first in row-major order."""
+    n, height, width = labels.shape
+    for i in range(n):
+        for y in range(out.shape[1]):
+            upper, lower = labels[i, 2 * y], labels[i, min(2 * y + 1, height - 1)]
+            for x in range(out.shape[2]):
+                right = min(2 * x + 1, width - 1)
+                a, b, c, d = upper[2 * x], upper[right], lower[2 * x], lower[right]
+                if a in (b, c, d):
+                    out[i, y, x] = a
+                elif b in (c, d):
+                    out[i, y, x] = b
+                else:
+                    out[i, y, x] = c if c == d else a
