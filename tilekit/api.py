@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tilekit.box import Box
 from tilekit.engine import Progress, no_progress
 from tilekit.jobs.ingest import ingest_image
+from tilekit.jobs.label import label_image
 from tilekit.jobs.output import as_source
 from tilekit.jobs.segment import Options, prepare, run_stages
 from tilekit.predictor import Predictor
 from tilekit.run import open_runner
+from tilekit.sources import open_image
 
 
 def ingest(
@@ -87,3 +91,42 @@ def predict(
     job = prepare(image, predictor, out, options, overwrite=overwrite)
     with open_runner(workers, scheduler) as runner:
         return run_stages(job, runner, progress, overwrite=overwrite)
+
+
+def label_objects(
+    classes: Any,
+    out: str | Path,
+    *,
+    connectivity: int = 8,
+    block: int = 4096,
+    min_size: int = 0,
+    fill_holes: int = 0,
+    workers: int = 0,
+    scheduler: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Number the objects of a class map (path, integer array (..., y, x) or source) into `out`.
+
+    Writes labels/objects, ids dense from 1 in row-major order of each object's first pixel whatever the block, and
+    tables/objects.parquet. 0 and 255 (void) are background, every other class by itself. Objects of fewer than
+    `min_size` pixels are left out; background of fewer than `fill_holes` pixels that one class alone surrounds is
+    filled first. Returns objects, blocks, redone, seconds, output. Raises InputError for bad input, RunError for blocks
+    that failed.
+    """
+    if isinstance(classes, np.ndarray):
+        source = open_image(classes, axes="tzyx"[-classes.ndim :])
+    else:
+        source = classes if hasattr(classes, "fingerprint") else open_image(classes, as_labels=True)
+    with open_runner(workers, scheduler) as runner:
+        return label_image(
+            source,
+            Path(out),
+            runner,
+            connectivity=connectivity,
+            block=block,
+            min_size=min_size,
+            fill_holes=fill_holes,
+            overwrite=overwrite,
+            progress=progress,
+        )
