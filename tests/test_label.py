@@ -16,6 +16,7 @@ from scipy import ndimage
 
 import tilekit
 from tilekit.errors import InputError
+from tilekit.specimen import Specimen
 
 Array = NDArray[Any]
 SIDE = 200
@@ -202,3 +203,21 @@ def test_bad_input_is_one_line(classes: Array, options: dict[str, Any], message:
     with pytest.raises((InputError, tilekit.RunError), match=message) as caught:
         tilekit.label_objects(classes, tmp_path / "o.zarr", **options)
     assert "\n" not in str(caught.value)
+
+
+def test_touching_objects_are_split_alike_in_every_block(tmp_path: Path) -> None:
+    specimen = Specimen(400, 3)
+    classes = specimen.truth([(0, 400), (0, 400)]).copy()
+    classes[300:302] = 1  # one object too large to be split
+    whole = labeled(classes, tmp_path / "whole.zarr", block=400, split=120)
+    assert whole.max() > whole_image(classes, 8).max()
+    np.testing.assert_array_equal(whole > 0, classes > 0)
+    for block in (64, 100):
+        out = tmp_path / f"{block}.zarr"
+        result = tilekit.label_objects(classes, out, block=block, split=120)
+        assert result["unsplit"] == 1
+        np.testing.assert_array_equal(labeled(classes, out, block=block, split=120), whole)
+    areas = np.array(pq.read_table(tmp_path / "64.zarr/tables/objects.parquet")["area"])
+    np.testing.assert_array_equal(areas, np.bincount(whole.ravel())[1:])
+    again = tilekit.label_objects(classes, tmp_path / "64.zarr", block=64, split=120)
+    assert (again["objects"], again["unsplit"]) == (whole.max(), 1)

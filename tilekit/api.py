@@ -101,6 +101,7 @@ def label_objects(
     block: int = 4096,
     min_size: int = 0,
     fill_holes: int = 0,
+    split: int = 0,
     workers: int = 0,
     scheduler: str | None = None,
     overwrite: bool = False,
@@ -111,8 +112,9 @@ def label_objects(
     Writes labels/objects, ids dense from 1 in row-major order of each object's first pixel whatever the block, and
     tables/objects.parquet. 0 and 255 (void) are background, every other class by itself. Objects of fewer than
     `min_size` pixels are left out; background of fewer than `fill_holes` pixels that one class alone surrounds is
-    filled first. Returns objects, blocks, redone, seconds, output. Raises InputError for bad input, RunError for blocks
-    that failed.
+    filled first. `split` splits touching objects of up to so many pixels in height and width by a watershed on the
+    distance to their border; larger ones stay whole and are counted. Returns objects, unsplit, blocks, redone, seconds,
+    output. Raises InputError for bad input, RunError for blocks that failed.
     """
     if isinstance(classes, np.ndarray):
         source = open_image(classes, axes="tzyx"[-classes.ndim :])
@@ -127,6 +129,7 @@ def label_objects(
             block=block,
             min_size=min_size,
             fill_holes=fill_holes,
+            split=split,
             overwrite=overwrite,
             progress=progress,
         )

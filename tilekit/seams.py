@@ -46,6 +46,11 @@ class Table:
     def take(self, index: Any) -> Table:
         return Table(*(getattr(self, f.name)[index] for f in fields(self)))
 
+    def put(self, index: Any, other: Table) -> None:
+        """Replace these entries."""
+        for f in fields(self):
+            getattr(self, f.name)[index] = getattr(other, f.name)
+
     @classmethod
     def concatenate(cls, tables: Sequence[Table]) -> Table:
         return cls(*(np.concatenate([getattr(t, f.name) for t in tables]) for f in fields(cls)))
@@ -169,8 +174,7 @@ def resolve(entries: Ids, path: Sequence[tuple[Node, int]]) -> Table:
     for node, child in path:
         index[pending] = node.up[node.starts[child] + index[pending]]
         closed = pending & (index >= node.n_open)
-        for f in fields(Table):
-            getattr(result, f.name)[closed] = getattr(node.table, f.name)[index[closed]]
+        result.put(closed, node.table.take(index[closed]))
         pending &= ~closed
     if pending.any():
         raise AssertionError("open at the top of the tree")

@@ -45,10 +45,3 @@ class TableWriter:
     def record(self) -> Shard:
         """Length and digest of the finished file."""
         return shard_record(self._root, self._key)
-
-
-def n_rows(path: Path) -> int:
-    """Rows of a Parquet file."""
-    import pyarrow.parquet as pq
-
-    return int(pq.ParquetFile(path).metadata.num_rows)

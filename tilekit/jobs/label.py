@@ -46,7 +46,6 @@ from tilekit.predictor import VOID
 from tilekit.run import Runner
 from tilekit.sources import Source, open_image
 from tilekit.store import group_attributes, is_store, store_version, update_group
-from tilekit.tables import n_rows
 from tilekit.tiling import Block, plan_pyramid
 
 Array = NDArray[Any]
@@ -76,7 +75,8 @@ def write_objects(index: int, config: WriteConfig) -> Receipt:
     finding, pyramid = config.finding, config.pyramid
     redone = mark_started(stage_folder(finding.out, STAGE), index)
     block = finding.grid.block(index)
-    runs, classes = find_components(finding, block)
+    found = find_components(finding, block)
+    runs, classes = found.runs, found.classes
     whole = whole_components(finding, index)
     ids = ids_of(whole.first, whole.area >= max(finding.min_size, 1), config)
     pixels = np.zeros(classes.shape, pyramid.dtype)
@@ -181,7 +181,7 @@ def run_label(
     config = WriteConfig(finding, pyramid, measuring, per_row, has_void)
 
     def prepare() -> None:
-        _write_metadata(finding, pyramid)
+        _write_metadata(finding, pyramid, {"objects": sum(per_row), "unsplit": reports[-1].summary.get("unsplit", 0)})
         pyramid.create()
 
     write = Stage(
@@ -241,10 +241,11 @@ def _arguments(finding: Finding) -> dict[str, Any]:
         "connectivity": finding.connectivity,
         "fill_holes": finding.fill_below,
         "min_size": finding.min_size,
+        "split": finding.split_below,
     }
 
 
-def _write_metadata(finding: Finding, pyramid: Pyramid) -> None:
+def _write_metadata(finding: Finding, pyramid: Pyramid, counts: dict[str, int]) -> None:
     source, version = finding.classes, pyramid.version
     entry = ngff.multiscales(
         "objects",
@@ -264,7 +265,8 @@ def _write_metadata(finding: Finding, pyramid: Pyramid) -> None:
     if version == "0.4":
         label["version"] = version
     content = {"multiscales": entry, "image-label": label}
-    update_group(finding.out / OBJECTS, version, ngff.as_attributes(version, **content))
+    known = {"parameters": _arguments(finding), **counts}
+    update_group(finding.out / OBJECTS, version, {**ngff.as_attributes(version, **content), "tilekit": known})
 
 
 def finished(finding: Finding) -> bool:
@@ -297,18 +299,27 @@ def label_image(
     block: int = 4096,
     min_size: int = 0,
     fill_holes: int = 0,
+    split: int = 0,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Label as a job of its own: `labels/objects` and `tables/objects.parquet`, in a new store or one that is there."""
     check_label_arguments(classes, out, connectivity, block)
+    if split and fill_holes:
+        raise InputError("objects are split or their holes filled, not both; leave out --split or --fill-holes")
     started = time.perf_counter()
     version = store_version(out) if is_store(out) else "0.5"
     with writing(out):
         if overwrite:
             clear_labels(out)
         finding = new_finding(
-            reachable(classes, out, runner), out, block, connectivity, min_size=min_size, fill_below=fill_holes
+            reachable(classes, out, runner),
+            out,
+            block,
+            connectivity,
+            min_size=min_size,
+            fill_below=fill_holes,
+            split_below=split,
         )
         done = finished(finding)
         reports = []
@@ -317,8 +328,10 @@ def label_image(
             reports = run_label(finding, Measuring(image_beside(out, classes)), version, runner, progress)
             shutil.rmtree(out / WORK)
         set_status(out, version, "complete")
+    said = group_attributes(out / OBJECTS)["tilekit"]
     return {
-        "objects": n_rows(out / TABLE),
+        "objects": said["objects"],
+        "unsplit": said["unsplit"],
         "blocks": len(finding.grid),
         "redone": sum(r.redone for r in reports),
         "seconds": round(time.perf_counter() - started, 3),

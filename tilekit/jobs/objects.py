@@ -10,11 +10,11 @@ The same three stages find holes in the background, where small ones are to be f
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -36,6 +36,7 @@ from tilekit.ledger import FOLDER, Summary, mark_started
 from tilekit.predictor import VOID
 from tilekit.seams import FAN, Node, Table, block_node, join, resolve
 from tilekit.sources import Source
+from tilekit.split import split_objects
 from tilekit.store import put_file
 from tilekit.tiling import Block, BlockGrid
 
@@ -56,6 +57,8 @@ class Finding:
     """Holes of fewer pixels are filled before objects are found."""
     min_size: int = 0
     """Objects of fewer pixels are left out."""
+    split_below: int = 0
+    """Objects of up to this height and width are split where they touch; 0 to split none."""
     run: str = ""
     """Tells this run's files from those of another in a process that has seen both."""
 
@@ -81,28 +84,31 @@ def new_finding(classes: Source, out: Path, side: int, connectivity: int, **opti
     return Finding(classes, out, grid, connectivity, run=uuid4().hex, **options)
 
 
-def first_key(finding: Finding, block: Block, positions: Array) -> Array:
-    """Row-major position in the whole image, plane after plane, of positions within a block."""
+def first_key(finding: Finding, plane: Sequence[int], box: Box, positions: Array) -> Array:
+    """Row-major position in the whole image, plane after plane, of positions within a box."""
     height, width = finding.grid.shape
-    y, x = np.divmod(positions, block.box.shape[1])
-    plane = 0
-    for i, n in zip(block.plane, finding.grid.planes, strict=True):
-        plane = plane * n + i
-    keys: Array = (plane * height + block.box.start[0] + y) * width + block.box.start[1] + x
+    y, x = np.divmod(positions, box.shape[1])
+    number = 0
+    for i, n in zip(plane, finding.grid.planes, strict=True):
+        number = number * n + i
+    keys: Array = (number * height + box.start[0] + y) * width + box.start[1] + x
     return keys
 
 
+def read_box(finding: Finding, plane: Sequence[int], box: Box) -> Array:
+    """Classes of a box (y, x) inside the image, void kept."""
+    sides = zip(box.start, box.stop, strict=True)
+    pixels = finding.classes.read([*((i, i + 1) for i in plane), *sides]).reshape(box.shape)
+    if pixels.dtype.kind == "i" and pixels.min() < 0:
+        raise InputError(f"{finding.classes.name}: class {pixels.min()} at {box.start} is below 0; map it to another")
+    return pixels
+
+
 def read_classes(finding: Finding, block: Block, margin: int = 0) -> Array:
-    """Classes of a block (y, x), unsigned, void kept; `margin` pixels more on each side, void beyond the image."""
+    """Classes of a block (y, x); `margin` pixels more on each side, void beyond the image."""
     wanted = block.box.grow((margin, margin), (margin, margin))
     inside = wanted.intersect(Box.whole(finding.grid.shape))
-    lead = [(i, i + 1) for i in block.plane]
-    sides = list(zip(inside.start, inside.stop, strict=True))
-    pixels = finding.classes.read([*lead, *sides]).reshape(inside.shape)
-    if pixels.dtype.kind == "i" and pixels.min() < 0:
-        raise InputError(
-            f"{finding.classes.name}: class {pixels.min()} in {inside}; classes are not negative, map them first"
-        )
+    pixels = read_box(finding, block.plane, inside)
     if inside == wanted:
         return pixels
     padded: Array = np.full(wanted.shape, VOID, pixels.dtype)
@@ -110,39 +116,85 @@ def read_classes(finding: Finding, block: Block, margin: int = 0) -> Array:
     return padded
 
 
-def find_components(finding: Finding, block: Block) -> tuple[Runs, Array]:
-    """Components of a block, and its classes (y, x) as they were labeled."""
+class Found(NamedTuple):
+    """Components of a block."""
+
+    runs: Runs
+    classes: Array
+    """(y, x), as they were labeled."""
+    first: Array
+    """Key of the first pixel of each in this block, (n,)."""
+    whole: Array | None = None
+    """Where objects are split: for each the key of its first pixel anywhere, and its area, (n, 2); -1 where unknown."""
+
+
+def find_components(finding: Finding, block: Block) -> Found:
+    """Components of a block, its holes filled and its objects split as asked."""
     classes = read_classes(finding, block)
+    if finding.split_below:
+        return _find_pieces(finding, block, classes)
     if finding.holes:
-        return find_runs((classes == 0).view(np.uint8), finding.around, VOID), classes
-    if finding.fill_below:
-        classes = fill_holes(finding, block, classes)
-    return find_runs(classes, finding.connectivity, VOID), classes
+        runs = find_runs((classes == 0).view(np.uint8), finding.around, VOID)
+    else:
+        classes = fill_holes(finding, block, classes) if finding.fill_below else classes
+        runs = find_runs(classes, finding.connectivity, VOID)
+    return Found(runs, classes, first_key(finding, block.plane, block.box, first_pixels(runs, classes.shape[1])))
+
+
+def _find_pieces(finding: Finding, block: Block, classes: Array) -> Found:
+    """Split objects are seen whole in a window around the block; what is too large stays to be joined."""
+    margin = (finding.split_below, finding.split_below)
+    window = block.box.grow(margin, margin).intersect(Box.whole(finding.grid.shape))
+    around = read_box(finding, block.plane, window)
+    pieces = split_objects(around, finding.connectivity, VOID, finding.split_below)
+    parts = np.where(pieces > 0, pieces + VOID, around)
+    all_runs = find_runs(parts, finding.connectivity, VOID)
+    numbers = np.zeros(parts.shape, np.int32)
+    paint(all_runs, np.arange(len(all_runs.first) + 1, dtype=np.int32), numbers)
+    inside = block.box.relative_to(window).slices
+    runs = find_runs(parts[inside], finding.connectivity, VOID)
+    first = first_pixels(runs, classes.shape[1])
+    number = numbers[inside].reshape(-1)[first] - 1
+    whole = np.stack(
+        [
+            first_key(finding, block.plane, window, first_pixels(all_runs, parts.shape[1])),
+            places(all_runs, 0, 0)[:, 0],
+        ],
+        axis=1,
+    )[number]
+    whole[parts[inside].reshape(-1)[first] < VOID] = -1
+    return Found(runs, classes, first_key(finding, block.plane, block.box, first), whole)
 
 
 def find_in_block(index: int, finding: Finding) -> Receipt:
     """Stage find: the table of a block's components, and its node of the tree."""
     redone = mark_started(finding.folder("find"), index)
     block = finding.grid.block(index)
-    runs, classes = find_components(finding, block)
-    table = _tabulate(finding, block, runs, classes)
-    node, entries = block_node(faces(runs, block.box.shape[1]), table, closed_faces(finding.grid, block))
-    found = {"first": table.first, "area": table.area, "low": table.low, "high": table.high, "entries": entries}
+    found = find_components(finding, block)
+    table = _tabulate(finding, block, found)
+    lines = faces(found.runs, block.box.shape[1])
+    if found.whole is not None:
+        unknown = np.concatenate([[False], found.whole[:, 0] < 0])
+        lines = tuple(np.where(unknown[line], line, 0) for line in lines)
+    node, entries = block_node(lines, table, closed_faces(finding.grid, block))
+    kept = {f.name: getattr(table, f.name) for f in fields(Table)} | {"entries": entries}
+    if found.whole is not None:
+        kept["whole"] = found.whole
     shards = [
         put_file(finding.out, finding.key("node-0", index), node.to_bytes()),
-        put_file(finding.out, finding.key("found", index), pack(found)),
+        put_file(finding.out, finding.key("found", index), pack(kept)),
     ]
-    return Receipt(shards, {"void": int(np.count_nonzero(classes == VOID))}, redone)
+    return Receipt(shards, {"void": int(np.count_nonzero(found.classes == VOID))}, redone)
 
 
-def _tabulate(finding: Finding, block: Block, runs: Runs, classes: Array) -> Table:
-    first = first_pixels(runs, block.box.shape[1])
+def _tabulate(finding: Finding, block: Block, found: Found) -> Table:
+    runs = found.runs
     area = places(runs, 0, 0)[:, 0]
-    kind = classes.reshape(-1)[first].astype(np.int64)
+    kind = found.classes.reshape(-1)[first_pixels(runs, block.box.shape[1])].astype(np.int64)
     low, high = kind, kind
     if finding.holes:
         low, high = lowest_and_highest_beside(runs, read_classes(finding, block, 1), 0)
-    return Table(first_key(finding, block, first), area, kind, low, high)
+    return Table(found.first, area, kind, low, high)
 
 
 def fold_void(total: Summary, part: Summary) -> Summary:
@@ -233,21 +285,22 @@ def path_up(finding: Finding, index: int) -> Iterator[tuple[Node, int]]:
 
 
 def whole_components(finding: Finding, index: int) -> Table:
-    """What the components of a block are in the whole image; `kind` is not kept."""
+    """What the components of a block are in the whole image."""
     found = load_file(finding.out / finding.key("found", index), finding.run)
+    table = Table(*(found[f.name].copy() for f in fields(Table)))
     entries = found["entries"] - 1
-    table = Table(found["first"].copy(), found["area"].copy(), found["low"], found["low"].copy(), found["high"].copy())
     if len(entries):
-        resolved = resolve(np.arange(len(entries)), list(path_up(finding, index)))
-        for name in ("first", "area", "low", "high"):
-            getattr(table, name)[entries] = getattr(resolved, name)
+        table.put(entries, resolve(np.arange(len(entries)), list(path_up(finding, index))))
+    if "whole" in found:
+        known = found["whole"][:, 0] >= 0
+        table.first[known], table.area[known] = found["whole"][known].T
     return table
 
 
 def fill_holes(finding: Finding, block: Block, classes: Array) -> Array:
     """Classes with small holes filled: background that one class alone surrounds, of fewer pixels than asked."""
     holes = hole_finding(finding)
-    runs, _ = find_components(holes, block)
+    runs = find_components(holes, block).runs
     whole = whole_components(holes, block.index)
     filled = (whole.area < finding.fill_below) & (whole.low == whole.high) & (whole.high != VOID)
     values = np.concatenate([[0], np.where(filled, whole.low, 0)]).astype(classes.dtype)
@@ -270,7 +323,9 @@ def own_objects(index: int, finding: Finding) -> Receipt:
     keys = np.sort(whole.first[own])
     rows = np.bincount(_row_in_block(finding, block, keys), minlength=block.box.shape[0]).astype(np.uint32)
     shard = put_file(finding.out, finding.key("own", index), pack({"keys": keys, "rows": rows}))
-    return Receipt([shard], {"rows": {str(_block_row(finding.grid, index)): len(keys)}}, redone)
+    unsplit = int((own & (found["whole"][:, 0] < 0)).sum()) if "whole" in found else 0
+    summary = {"rows": {str(index // finding.grid.per_axis[1]): len(keys)}, "unsplit": unsplit}
+    return Receipt([shard], summary, redone)
 
 
 def _row_in_block(finding: Finding, block: Block, keys: Array) -> Array:
@@ -278,14 +333,9 @@ def _row_in_block(finding: Finding, block: Block, keys: Array) -> Array:
     return rows
 
 
-def _block_row(grid: BlockGrid, index: int) -> int:
-    """Number of a row of blocks, plane after plane."""
-    return index // grid.per_axis[1]
-
-
 def fold_rows(total: Summary, part: Summary) -> Summary:
     """Add the objects of some block rows to those of others."""
     rows = dict(total.get("rows", {}))
     for row, n in part.get("rows", {}).items():
         rows[row] = rows.get(row, 0) + n
-    return {"rows": rows}
+    return {"rows": rows, "unsplit": total.get("unsplit", 0) + part.get("unsplit", 0)}
