@@ -20,10 +20,13 @@ PROMINENCE = 1.0
 """Pixels by which a hill of the distance must rise above the saddle to its neighbor to be an object of its own."""
 
 
-def split_objects(classes: Array, connectivity: int, void: int, largest: int) -> Array:
+def split_objects(
+    classes: Array, connectivity: int, void: int, largest: int, origin: tuple[int, int] = (0, 0)
+) -> Array:
     """Pieces of the objects in a window of classes (y, x), int64 (y, x), from 1; 0 where nothing is split.
 
     Split are objects of up to `largest` pixels in height and in width, which the caller's margin shows whole.
+    `origin` is the window's place in the image.
     """
     runs = find_runs(classes, connectivity, void)
     extent = places(runs, 0, 0)
@@ -31,10 +34,21 @@ def split_objects(classes: Array, connectivity: int, void: int, largest: int) ->
     kept = (height <= largest) & (width <= largest)
     objects = np.zeros(classes.shape, np.int32)
     paint(runs, np.concatenate([[0], np.where(kept, np.arange(1, len(kept) + 1), 0)]).astype(np.int32), objects)
-    return _watershed(objects, classes, 1 if connectivity == 4 else 2)
+    return _watershed(objects, classes, 1 if connectivity == 4 else 2, _order(classes.shape, largest, origin))
 
 
-def _watershed(objects: Array, classes: Array, connectivity: int) -> Array:
+def _order(shape: tuple[int, ...], largest: int, origin: tuple[int, int]) -> Array:
+    """Less than half of what two distances differ by, another for each pixel of an object: no two are flooded at once.
+
+    A window's own order of equal distances would depend on what else it shows.
+    """
+    side = 2 * largest
+    y, x = (np.arange(n) + at for n, at in zip(shape, origin, strict=True))
+    order: Array = (y % side)[:, None] * side + (x % side)
+    return order * (1 / (4 * largest)) / side**2
+
+
+def _watershed(objects: Array, classes: Array, connectivity: int, order: Array) -> Array:
     try:
         from skimage.morphology import h_maxima
         from skimage.segmentation import watershed
@@ -46,7 +60,7 @@ def _watershed(objects: Array, classes: Array, connectivity: int) -> Array:
         mask = (objects > 0) & (classes == kind)
         distance = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
         seeds, n = label(h_maxima(distance, PROMINENCE), structure=np.ones((3, 3)))
-        parts = watershed(-distance, seeds, mask=mask, connectivity=connectivity)
+        parts = watershed(order - distance, seeds, mask=mask, connectivity=connectivity)
         parts = np.where(parts > 0, parts, objects + n)  # an object without a hill stays one
         pieces[mask] = parts[mask] + pieces.max()
     return pieces

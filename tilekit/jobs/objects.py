@@ -146,7 +146,8 @@ def _find_pieces(finding: Finding, block: Block, classes: Array) -> Found:
     margin = (finding.split_below, finding.split_below)
     window = block.box.grow(margin, margin).intersect(Box.whole(finding.grid.shape))
     around = read_box(finding, block.plane, window)
-    pieces = split_objects(around, finding.connectivity, VOID, finding.split_below)
+    top, left = window.start
+    pieces = split_objects(around, finding.connectivity, VOID, finding.split_below, (top, left))
     parts = np.where(pieces > 0, pieces + VOID, around)
     all_runs = find_runs(parts, finding.connectivity, VOID)
     numbers = np.zeros(parts.shape, np.int32)
