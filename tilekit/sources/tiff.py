@@ -197,7 +197,7 @@ def _color_table(opened: Opened) -> tuple[tuple[int, int, int, int], ...] | None
 
 
 def _alpha(key: Any, n_channels: int, channels: tuple[int, ...] | None) -> int | None:
-    """The presented channel that is alpha; GDAL's word counts more than the tag, which it writes for other bands too."""
+    """The presented channel that is alpha; GDAL's word counts more than the tag, which marks other bands too."""
     sample, interpreted = alpha_sample(key), metadata.color_interpretation(key, n_channels)
     if interpreted is not None:
         sample = interpreted.index("alpha") if "alpha" in interpreted else None

@@ -50,17 +50,21 @@ def pixel_size(tiff: TiffFile, series: TiffPageSeries, index: int) -> tuple[floa
 
 def channel_names(tiff: TiffFile, series: TiffPageSeries, index: int, n: int) -> list[str] | None:
     """Names of the n channels that the file gives, or else those of its photometric interpretation."""
-    stated: list[Sequence[str | None] | None]
+    candidates: list[Sequence[str | None] | None] = []
+    interpretation = color_interpretation(series.keyframe, n)
     if tiff.is_ome:
-        stated = [ome_channel_names(_ome_image(tiff, series, index))]
-    elif series.kind == "qpi":
-        stated = [_qpi_names(series)]
-    else:
-        described = _gdal_items(series.keyframe, "description", n)
-        seen = color_interpretation(series.keyframe, n)
-        stated = [described, None if seen is None or "undefined" in seen else seen]
-    complete = (names for names in (*stated, sample_names(series.keyframe)) if names and len(names) == n)
-    return next(([str(name) for name in names] for names in complete if all(names)), None)
+        candidates.append(ome_channel_names(_ome_image(tiff, series, index)))
+    if series.kind == "qpi":
+        candidates.append(_qpi_names(series))
+    candidates.append(_gdal_items(series.keyframe, "description", n))
+    if interpretation is None:
+        candidates.append(sample_names(series.keyframe))
+    elif "undefined" not in interpretation:
+        candidates.append(interpretation)
+    for names in candidates:
+        if names and len(names) == n and all(names):
+            return [str(name) for name in names]
+    return None
 
 
 def color_interpretation(page: Any, n: int) -> list[str] | None:
