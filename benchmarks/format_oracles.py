@@ -82,10 +82,14 @@ def n_series(path: Path) -> int:
 
 def _tifffile(path: Path, index: int, level: int) -> Truth:
     with quiet(), tifffile.TiffFile(path) as tiff:
-        series = tiff.series[index].levels[level]
+        levels = tiff.series[index].levels
         page = tiff.series[index].keyframe
+        # directories below the first page are its smaller versions, also where tifffile lists them as images
+        series = levels[level] if level < len(levels) else page.pages[level - 1]
         array: Any
-        if series.size > BIG:
+        if level >= len(levels):
+            array = series.asarray()
+        elif series.size > BIG:
             array = zarr.open_array(tifffile.imread(path, aszarr=True, series=index, level=level), mode="r")
         else:
             array = series.asarray()
@@ -104,13 +108,21 @@ def _seen(array: Any, axes: str, page: tifffile.TiffPage, by: str) -> Truth:
     kind = np.dtype(array.dtype)
     if photometric == "PALETTE" and page.colormap is not None:
         table = np.asarray(page.colormap, np.int64).T
-        table = (table if table.max() < 256 else table // 256).astype(np.uint8)
+        table = (
+            table.astype(np.uint16) if deep_colors(page) else (table // (256 if table.max() > 255 else 1)).astype("u1")
+        )
     elif photometric == "MINISWHITE" and kind.kind in "bu":
         bits = int(page.bitspersample)
         table_dtype = np.uint8 if kind.kind == "b" else kind
         inverted = int(2**bits - 1)
         return _truth(by, array, letters, lambda part: (inverted - part.astype(np.int64)).astype(table_dtype))
     return _truth(by, array, letters, None if table is None else lambda part: table[part.astype(np.intp)], table)
+
+
+def deep_colors(page: tifffile.TiffPage) -> bool:
+    """Whether a palette's colors have 16 bits: they are neither 0 to 255 nor those times 256 or 257."""
+    table = np.asarray(page.colormap, np.int64)
+    return bool(table.max() > 255 and (table % 256).any() and (table % 257).any())
 
 
 def _truth(
@@ -190,6 +202,8 @@ def _pil_tiff(path: Path) -> Truth | None:
                 assert isinstance(page, tifffile.TiffPage)
                 shown = page.photometric.name in ("PALETTE", "MINISWHITE") or page.tags.valueof("Orientation", 1) > 1
                 if not shown or len(tiff.pages) > 1 or page.bitspersample not in (1, 8):
+                    return None
+                if page.colormap is not None and deep_colors(page):  # PIL shows their upper 8 bits
                     return None
             return _pil(path)
         except (OSError, ValueError):
