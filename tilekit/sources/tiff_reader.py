@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from tilekit.sources.tiff_log import listening
 from tilekit.sources.tiff_orientation import Orientation
 from tilekit.sources.tiff_photometric import Photometric
 
-BAND_BYTES = 16 * 2**20
+BAND_BYTES = 1 * 2**20
 """Bytes of raw rows read at a time from a strip that needs no decoding."""
 
 JPEG_CODES, JPEG_END = (7, 33003, 33004, 33005, 34712), b"\xff\xd9"
@@ -67,7 +68,7 @@ class Decoder:
             codec = getattr(self.key.compression, "name", self.key.compression)
             raise InputError(f"{path}: compression {codec}: {error}; write it again with another") from None
 
-    @property
+    @cached_property
     def raw_rows(self) -> bool:
         """True where a strip's rows can be taken from the file as they are."""
         key = self.key
@@ -75,7 +76,7 @@ class Decoder:
         whole_bytes = key.bitspersample == key.dtype.itemsize * 8 and key.dtype.kind in "iuf"
         return bool(plain and whole_bytes and not key.is_subsampled and self.transform is None)
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of one row of a strip where rows can be taken as they are."""
         return int(self.key.imagewidth * self.key.shaped[4] * self.key.dtype.itemsize)
@@ -89,13 +90,16 @@ class Decoder:
 
     def decode(self, data: bytes, index: int, tables: bytes | None) -> NDArray[Any]:
         """A strip or tile as (depth, rows, columns, samples); parts outside the image may be missing."""
-        if self.key.compression in JPEG_CODES and self.key.jpegheader is None and JPEG_END not in data:
+        if (
+            self.key.compression in JPEG_CODES
+            and self.key.jpegheader is None
+            and not (data.endswith(JPEG_END) or JPEG_END in data)
+        ):
             raise EOFError("the JPEG stream has no end")
         options: dict[str, Any] = {"jpegtables": tables}
         if self.key.jpegheader is not None:
             options["jpegheader"] = self.key.jpegheader
-        with listening():
-            pixels: NDArray[Any] = self.key.decode(data, index, **options)[0]
+        pixels: NDArray[Any] = self.key.decode(data, index, **options)[0]
         return pixels if self.transform is None else self.transform(pixels)
 
 
@@ -132,7 +136,7 @@ class TiffReader:
         shown = n * self.look.pixel_bytes(dtype)
         samples = n * self.grid.image[4] * dtype.itemsize
         if self.decoder.raw_rows:
-            return min(samples + shown, BAND_BYTES)
+            return min(samples, max(BAND_BYTES, self.decoder.row_bytes)) + min(shown, BAND_BYTES)
         encoded = max((int(page.counts.max(initial=0)) for page in self.pages), default=0)
         return encoded + samples * (1 if self.decoder.is_native else 2) + shown
 
@@ -153,10 +157,11 @@ class TiffReader:
         out = np.empty(box.shape, self.look.dtype(native_dtype(self.decoder.key.dtype, self.word)))
         planes = self.orientation.as_stored(out.reshape(-1, *box.shape[-2:]))
         rows, columns = self.orientation.stored_box(rows, columns, self.grid.image[2:4])
-        for p in np.unique(page):
-            wanted = np.flatnonzero(page == p)
-            parts = [Part(planes[k], int(sample[k]), int(depth[k])) for k in wanted]
-            self._read_page(self.pages[p], parts, rows, columns, box)
+        with listening():
+            for p in np.unique(page):
+                wanted = np.flatnonzero(page == p)
+                parts = [Part(planes[k], int(sample[k]), int(depth[k])) for k in wanted]
+                self._read_page(self.pages[p], parts, rows, columns, box)
         return out
 
     def _read_page(self, page: Page, wanted: Sequence[Part], rows: slice, columns: slice, box: Box) -> None:
