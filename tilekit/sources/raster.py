@@ -83,7 +83,8 @@ def _describe(reference: Reference, dataset: Any, facts: RasterFacts, shown: str
     n = dataset.count if palette is None or not as_color else palette.shape[1]
     axes = "yx" if n == 1 else "cyx"
     leading = () if n == 1 else (n,)
-    channels = chosen_channels(reference, axes, (*leading, *sizes[0]), shown, facts.names)
+    names = None if as_color else facts.names
+    channels = chosen_channels(reference, axes, (*leading, *sizes[0]), shown, names)
     presented = channels or tuple(range(n))
     bands = (0,) if as_color else presented
     dtype = native_dtype(np.uint8, shown) if as_color else _dtype(dataset, bands, shown)
@@ -91,9 +92,10 @@ def _describe(reference: Reference, dataset: Any, facts: RasterFacts, shown: str
     scale = level_scale(sizes[0], sizes[reference.level])
     overview = reference.level - 1 if reference.level else None
     bare = GdalReader(dataset.name, shown, dataset.driver, overview, ())
-    nodata = None if as_color else _nodata(dataset, bands, shown) if reference.nodata is None else reference.nodata
+    nodata = reference.nodata
+    if nodata is None and not as_color:
+        nodata = _nodata(dataset, bands, shown)
     levels = tuple(with_channels((*leading, *size), axes, channels) for size in sizes)
-    georeference = facts.georeference and facts.georeference.at_scale(scale)
     source = Source(
         reference=reference,
         name=shown.rpartition("/")[2].replace('"', ""),
@@ -107,12 +109,12 @@ def _describe(reference: Reference, dataset: Any, facts: RasterFacts, shown: str
         segment_bytes=prod(dataset.block_shapes[0]) * dataset.count * dtype.itemsize,
         pixel_size=scaled(reference.pixel_size or facts.pixel_size, scale),
         scale=scale,
-        channel_names=pick_names(facts.names, n, channels),
+        channel_names=pick_names(names, n, channels),
         nodata=fitting_nodata(nodata, dtype),
         value_scale=None if as_color else facts.scale_of(n, channels),
         color_table=None if palette is None or as_color else _as_table(palette),
         alpha=presented.index(alpha) if alpha in presented else None,
-        georeference=georeference,
+        georeference=facts.georeference and facts.georeference.at_scale(scale),
         reader=replace(
             bare,
             bands=tuple(b + 1 for b in bands),
@@ -120,7 +122,7 @@ def _describe(reference: Reference, dataset: Any, facts: RasterFacts, shown: str
             channels=presented,
         ),
     )
-    return replace(source, mask=_mask(source, bare, alpha, dataset))
+    return replace(source, mask=_mask(source, bare, None if as_color else alpha, dataset))
 
 
 def _level_sizes(dataset: Any, shown: str) -> list[tuple[int, int]]:
@@ -176,8 +178,12 @@ def _nodata(dataset: Any, bands: Sequence[int], shown: str) -> float | None:
 
 
 def _mask(source: Source, bare: GdalReader, alpha: int | None, dataset: Any) -> Source | None:
-    """The mask of the whole dataset, also that of an alpha band which is not presented."""
-    if "per_dataset" not in [flag.name for flag in dataset.mask_flag_enums[0]] or source.alpha is not None:
+    """The mask of the whole dataset, or an alpha band that is not presented."""
+    if source.alpha is not None:
+        return None
+    if alpha is not None:
+        bare = replace(bare, bands=(alpha + 1,))
+    elif "per_dataset" not in [flag.name for flag in dataset.mask_flag_enums[0]]:
         return None
     levels = tuple(level[-2:] for level in source.levels)
     return replace(
@@ -186,10 +192,11 @@ def _mask(source: Source, bare: GdalReader, alpha: int | None, dataset: Any) -> 
         axes="yx",
         shape=levels[source.level],
         levels=levels,
-        dtype=np.dtype(np.uint8),
+        dtype=native_dtype(dataset.dtypes[alpha or 0] if bare.bands else np.uint8, source.name),
         channel_names=None,
         nodata=None,
         value_scale=None,
+        color_table=None,
         reader=bare,
     )
 

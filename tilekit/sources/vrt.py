@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from tilekit.errors import InputError
 
 VRT_START = b"<VRTDataset"
-NAMING = ("filename", "dataset", "dsname")
+NAMING = ("filename", "sourcedataset", "dsname")
 """Ends of the tags whose text names a file, in lower case."""
 ELSEWHERE = re.compile(r"/vsi|://", re.IGNORECASE)
 
