@@ -63,16 +63,33 @@ def update_group(path: Path, version: str, attributes: dict[str, Any]) -> None:
 
 
 def create_array(
-    path: Path, level: Level, leading: Sequence[int], axes: str, dtype: Any, version: str, *, fill: int | float = 0
+    path: Path,
+    level: Level,
+    leading: Sequence[int],
+    axes: str,
+    dtype: Any,
+    version: str,
+    *,
+    fill: int | float | None = 0,
+    dimensions: Sequence[str] | None = None,
+    attributes: dict[str, Any] | None = None,
 ) -> None:
-    """Make an empty array (leading..., y, x) with chunks and shards of the level and one index per leading position."""
+    """Make an empty array (leading..., y, x) with chunks and shards of the level and one index per leading position.
+
+    `fill` None is 0 of which Zarr 2 does not say that it means nothing was measured. `dimensions` are named as the axes
+    unless told otherwise.
+    """
     ones = (1,) * len(leading)
     options: dict[str, Any] = {}
+    names = list(dimensions or axes)
+    attributes = dict(attributes or {})
     if version == "0.4":
         options["chunk_key_encoding"] = {"name": "v2", "separator": "/"}
         options["compressors"] = _blosc()
+        attributes["_ARRAY_DIMENSIONS"] = names
     else:
-        options["dimension_names"] = list(axes)
+        fill = fill or 0
+        options["dimension_names"] = names
         options["compressors"] = ZstdCodec(level=ZSTD_LEVEL)
         if level.shard != level.chunk:
             options["shards"] = (*ones, level.shard, level.shard)
@@ -84,7 +101,25 @@ def create_array(
         fill_value=fill,
         zarr_format=FORMAT[version],  # type: ignore[arg-type]
         overwrite=True,
+        attributes=attributes,
         **options,
+    )
+
+
+def write_values(
+    path: Path, values: Array, dimensions: Sequence[str], version: str, attributes: dict[str, Any]
+) -> None:
+    """Write a small array whole, as one chunk: coordinates along a dimension, or a scalar that carries attributes."""
+    named: dict[str, Any] = {"dimension_names": list(dimensions)} if version != "0.4" else {}
+    zarr.create_array(
+        str(path),
+        data=values,
+        chunks=tuple(max(n, 1) for n in values.shape),
+        fill_value=None if version == "0.4" else 0,
+        zarr_format=FORMAT[version],  # type: ignore[arg-type]
+        overwrite=True,
+        attributes=attributes if named else {**attributes, "_ARRAY_DIMENSIONS": list(dimensions)},
+        **named,
     )
 
 
