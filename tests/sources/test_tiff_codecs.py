@@ -144,6 +144,7 @@ def test_float24(tmp_path: Path) -> None:
     packed = imagecodecs.float24_encode(image, byteorder="<")
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tiff:
         tiff.pages.first.tags["BitsPerSample"].overwrite(24)
+        tiff.pages.first.tags["StripByteCounts"].overwrite(len(packed))
         offset = tiff.pages.first.dataoffsets[0]
     raw = bytearray((tmp_path / "a.tif").read_bytes())
     raw[offset : offset + len(packed)] = packed
