@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from math import ceil, floor, hypot
+from math import ceil, floor, hypot, sqrt
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,13 @@ from tilekit.jobs.predict import Input, Layout, PredictConfig, _compute_block, _
 from tilekit.jobs.segment import Job
 from tilekit.jobs.statistics import means, stored_statistics
 from tilekit.ngff import class_colors
+from tilekit.plan import Plan
 from tilekit.run import Runner
 from tilekit.sources import Source
-from tilekit.tiling import Block
+from tilekit.tiling import Block, round_up
 
 SIDE = 1024
-"""Side in pixels of a box, about: as many whole tiles as fit, and at least one."""
+"""Side in pixels of a box, about: whole tiles, or an even part of one."""
 PLACES = 12
 """Places along each axis that are looked at, at most."""
 SAMPLE = 256
@@ -43,7 +44,7 @@ class PreviewConfig:
     plane: tuple[int, ...]
     """Position on the leading axes (t, z)."""
     boxes: tuple[Box, ...]
-    """Whole tiles of the run, each inside one of its blocks."""
+    """What is shown, each inside one of the run's blocks."""
     folder: Path
 
 
@@ -76,13 +77,17 @@ def preview_stage(job: Job, n: int, runner: Runner, progress: Progress) -> list[
 def preview_box(index: int, config: PreviewConfig) -> Path:
     """Predict one box by the run's tiles and draw it, image beside overlay; the picture's path."""
     predict, box = config.predict, config.boxes[index]
-    block = Block(index, config.plane, box)
-    (classes, *_), _ = _compute_block(predict, block, _wanted(predict, block))
+    tiles = _tiles_around(box, predict.plan)
+    block = Block(index, config.plane, tiles)
+    wanted = np.zeros(tiles.shape, bool)
+    wanted[box.relative_to(tiles).slices] = True
+    asked = _wanted(predict, block)
+    (classes, *_), _ = _compute_block(predict, block, wanted if asked is None else wanted & asked)
     shown = box if predict.box is None else box.intersect(predict.box)
     pixels, _ = predict.input.fill_nodata(predict.input.read(config.plane, shown))
     picture = stretch(np.moveaxis(pixels, 0, -1) if len(pixels) == 3 else pixels[0])
     colors = {k: color[:3] for k, color in enumerate(class_colors(predict.predictor.n_classes)) if k}
-    part = classes.reshape(box.shape)[shown.relative_to(box).slices]
+    part = classes.reshape(tiles.shape)[shown.relative_to(tiles).slices]
     path = config.folder / f"box-{index + 1}_y{shown.start[0]}_x{shown.start[1]}.png"
     write_png(path, panels([picture, overlay(picture, part, colors=colors, opacity=OPACITY)]))
     return path
@@ -122,22 +127,45 @@ def _choose(job: Job, n: int) -> PreviewConfig:
     fill = means(statistics, job.channels) if statistics else tuple(map(float, sums / counts))
     predict = replace(config, input=replace(image, fill=fill))
     folder = job.out.with_name(f"{job.out.stem}-preview")
-    return PreviewConfig(predict, plane, tuple(_spread(found, n)), folder)
+    return PreviewConfig(predict, plane, tuple(_spread(found, n, image.shape)), folder)
 
 
 def _places(job: Job) -> list[Box]:
-    """Boxes of whole tiles, each in one block: evenly over the image, or over the part that is asked for."""
-    block, shape = job.plan.block, job.plan.image.shape
-    area = job.options.box or Box.whole(shape)
+    """Boxes to choose from, each in one block: evenly over the image, or over the part that is asked for."""
+    plan = job.plan
+    area = job.options.box or Box.whole(plan.image.shape)
     ranges = []
-    for first, stop, core, side in zip(area.start, area.stop, job.plan.core, shape, strict=True):
-        step = core * max(SIDE // core, 1)
-        per_block = ceil(block / step)
-        lowest, highest = (p // block * per_block + p % block // step for p in (first, stop - 1))
+    for axis, core in enumerate(plan.core):
+        step = _step(core)
+        parts = max(round(step / SIDE), 1)
+        per_block = ceil(plan.block / step) * parts
+
+        def start(i: int, step: int = step, parts: int = parts, per_block: int = per_block) -> int:
+            block, inside = divmod(i, per_block)
+            return block * plan.block + inside * step // parts
+
+        limits = (area.start[axis], area.stop[axis] - 1)
+        lowest, highest = (p // plan.block * per_block + p % plan.block * parts // step for p in limits)
         chosen = sorted({round(i) for i in np.linspace(lowest, highest, PLACES)})
-        starts = [i // per_block * block + i % per_block * step for i in chosen]
-        ranges.append([(a, min(a + step, a // block * block + block, side)) for a in starts])
+        side = plan.image.shape[axis]
+        ends = (min(start(i + 1), start(i) // plan.block * plan.block + plan.block, side) for i in chosen)
+        ranges.append([(start(i), end) for i, end in zip(chosen, ends, strict=True)])
     return [Box((y0, x0), (y1, x1)) for (y0, y1), (x0, x1) in product(*ranges)]
+
+
+def _step(core: int) -> int:
+    """Pixels of the tiles that are predicted at once along an axis."""
+    return core * max(SIDE // core, 1)
+
+
+def _tiles_around(box: Box, plan: Plan) -> Box:
+    """The run's tiles that a box lies in, which are all in one of its blocks."""
+    ranges = []
+    for a, b, core, side in zip(box.start, box.stop, plan.core, plan.image.shape, strict=True):
+        block = a // plan.block * plan.block
+        stop = block + round_up(b - block, core)
+        ranges.append((block + (a - block) // core * core, min(stop, block + plan.block, side)))
+    return Box(tuple(a for a, _ in ranges), tuple(b for _, b in ranges))
 
 
 def _coarse_level(source: Source) -> Source:
@@ -159,18 +187,19 @@ def _sample(box: Box, shape: Sequence[int], coarse: Sequence[int]) -> Box:
     return Box(tuple(a for a, _ in ranges), tuple(b for _, b in ranges))
 
 
-def _spread(found: Sequence[tuple[Box, float]], n: int) -> list[Box]:
-    """The box with the highest score, then each time the one whose score times distance to those chosen is highest."""
-    left = dict(found)
-    nearest = dict.fromkeys(left, 1.0)
-    chosen: list[Box] = []
+def _spread(found: Sequence[tuple[Box, float]], n: int, shape: Sequence[int]) -> list[Box]:
+    """The box with the highest score, then each time the one with the highest that is not near one chosen."""
+    left, chosen = dict(found), list[Box]()
+    far = sqrt(shape[0] * shape[1] / n)
+
+    def worth(box: Box) -> float:
+        apart = (hypot(*(a - b for a, b in zip(box.start, c.start, strict=True))) for c in chosen)
+        return left[box] * min(1.0, min(apart, default=far) / far)
+
     while left and len(chosen) < n:
-        best = max(left, key=lambda box: (left[box] + 1e-9) * nearest[box])
+        best = max(left, key=worth)
         chosen.append(best)
         del left[best]
-        for box in left:
-            apart = hypot(*(a - b for a, b in zip(box.start, best.start, strict=True)))
-            nearest[box] = apart if len(chosen) == 1 else min(nearest[box], apart)
     return chosen
 
 
