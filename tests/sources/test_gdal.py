@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.shutil import copy
@@ -327,9 +328,99 @@ def test_refuses_what_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert not [r for r in caplog.records if r.levelno > logging.DEBUG]
 
 
+def geotiff(path: Path, *keys: tuple[int, int], **options: Any) -> Path:
+    """A GeoTIFF whose keys are written by hand, (key, value) each, as GDAL would not write them."""
+    directory = [1, 1, 0, len(keys), *(n for key, value in keys for n in (key, 0, 1, value))]
+    tags = [
+        (33550, "d", 3, (10.0, 10.0, 0.0)),
+        (33922, "d", 6, (0.0, 0.0, 0.0, 500000.0, 6000000.0, 0.0)),
+        (34735, "H", len(directory), directory),
+    ]
+    tifffile.imwrite(path, PIXELS[0], extratags=tags, photometric="minisblack", **options)
+    return path
+
+
+@pytest.mark.parametrize(("registration", "shift"), [(1, 0.0), (2, 5.0)])
+def test_a_geotiff_that_registers_points_lies_half_a_pixel_off(tmp_path: Path, registration: int, shift: float) -> None:
+    path = geotiff(tmp_path / "a.tif", (1024, 1), (1025, registration), (3072, 32633))
+    found = open_image(path).georeference
+    assert found is not None
+    assert found.transform == (10.0, 0.0, 500000.0 - shift, 0.0, -10.0, 6000000.0 + shift)
+
+
+def test_a_geotiff_keeps_its_pixels_from_tifffile_and_its_place_from_gdal(tmp_path: Path) -> None:
+    plain = write(tmp_path / "plain.tif", driver="GTiff")
+    path = tmp_path / "a.tif"
+    copy(plain, path, driver="COG", BLOCKSIZE=64)
+    for level in range(2):
+        source = open_image(path, level=level)
+        with rasterio.open(path, **({} if level == 0 else {"overview_level": level - 1})) as dataset:
+            check_boxes(source, dataset.read())
+            assert source.georeference is not None
+            assert source.georeference.transform == tuple(dataset.transform[:6])
+    assert source.pixel_size == (2e7, 2e7)
+    assert source.tiling.startswith("tiled 64x64")
+
+
+def test_a_geotiff_of_control_points_or_turned(tmp_path: Path) -> None:
+    points = [GroundControlPoint(row=r, col=c, x=8 + c, y=47 - r, z=5) for r, c in [(0, 0), (0, 160), (120, 4)]]
+    path = write(tmp_path / "a.tif", driver="GTiff", crs="EPSG:4326", transform=None, gcps=points)
+    found = open_image(path).georeference
+    assert found is not None
+    assert [(p.row, p.column, p.x, p.y, p.z) for p in found.gcps] == [(p.row, p.col, p.x, p.y, p.z) for p in points]
+    turned = Affine(10 * COS, 20 * SIN, 5e5, 10 * SIN, -20 * COS, 6e6)
+    source = open_image(write(tmp_path / "b.tif", driver="GTiff", transform=turned))
+    assert source.georeference is not None
+    assert source.georeference.transform == tuple(turned[:6])
+    assert source.pixel_size == pytest.approx((2e7, 1e7))
+
+
+def test_a_geotiff_of_a_crs_unknown_to_proj_is_refused(tmp_path: Path) -> None:
+    for key in (3072, 2048):
+        path = geotiff(tmp_path / "a.tif", (1024, 1 if key == 3072 else 2), (1025, 1), (key, 39))
+        with pytest.raises(InputError, match=r"a\.tif: its CRS \(EPSG:39\) is not one that PROJ knows; give it"):
+            open_image(path)
+
+
+def test_the_page_that_is_opened_says_where_it_lies(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PIXELS[1, :50, :50], photometric="minisblack")
+    geotiff(path, (1024, 1), (1025, 1), (3072, 32633), append=True)
+    assert open_image(path, series=0).georeference is None
+    found = open_image(path, series=1).georeference
+    assert found is not None
+    assert found.transform == (10.0, 0.0, 500000.0, 0.0, -10.0, 6000000.0)
+
+
+def test_a_tiff_without_geo_tags_does_not_import_rasterio(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS[0])
+    geotiff(tmp_path / "b.tif", (1024, 1), (1025, 1), (3072, 32633))
+    code = "import sys, tilekit; tilekit.open_image(sys.argv[1]).read([]); print('rasterio' in sys.modules)"
+    for name, imported in [("a.tif", "False"), ("b.tif", "True")]:
+        ran = subprocess.run([sys.executable, "-c", code, tmp_path / name], capture_output=True, check=True, text=True)
+        assert (ran.stdout.strip(), ran.stderr) == (imported, "")
+
+
+REAL = ("geotiff-multiband", "sen1floods11-sample")
+
+
+@pytest.mark.parametrize("folder", REAL)
+def test_real_geotiffs_lie_where_rasterio_says(shared_data: Path, folder: str) -> None:
+    for path in sorted((shared_data / folder).rglob("*.tif")):
+        found = open_image(path).georeference
+        assert found is not None, path
+        with rasterio.open(path) as dataset:
+            points, crs = dataset.gcps
+            crs = dataset.crs or crs
+            assert found.crs == (crs.to_wkt() if crs else None)
+            assert found.transform == (None if points else tuple(dataset.transform[:6]))
+            assert [(p.row, p.column, p.x, p.y) for p in found.gcps] == [(p.row, p.col, p.x, p.y) for p in points]
+
+
 def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.jp2", driver="JP2OpenJPEG")
     raw = write(tmp_path / "a.bin")
+    tiff = write(tmp_path / "a.tif", driver="GTiff")
     imported = builtins.__import__
 
     def without_rasterio(name: str, *args: Any) -> Any:
@@ -340,5 +431,7 @@ def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(builtins, "__import__", without_rasterio)
     with pytest.raises(InputError, match=r"a\.jp2: needs rasterio; pip install 'tilekit\[geo\]'"):
         open_image(path)
+    with pytest.raises(InputError, match=r"a\.tif: needs rasterio; pip install 'tilekit\[geo\]'"):
+        open_image(tiff)
     with pytest.raises(InputError, match=r"a\.bin: not an image that can be read .*tilekit\[geo\]"):
         open_image(raw)

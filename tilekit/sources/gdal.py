@@ -49,19 +49,10 @@ class RasterFacts:
     value_scale: tuple[tuple[float, float], ...] | None
     names: tuple[str, ...] | None
 
-    def scale_of(self, n: int, channels: Sequence[int] | None) -> tuple[tuple[float, float], ...] | None:
-        """(scale, offset) of the chosen ones of n channels: the bands, or several images of equal bands."""
-        if self.value_scale is None:
-            return None
-        if len(self.value_scale) != n and len({*self.value_scale}) > 1:
-            return None
-        per_channel = self.value_scale if len(self.value_scale) == n else self.value_scale[:1] * n
-        return per_channel if channels is None else tuple(per_channel[c] for c in channels)
 
-
-def raster_facts(path: Path, page: int = 0) -> RasterFacts:
-    """What GDAL knows of a page of a TIFF that has geo tags; its CRS may be one that PROJ knows, or none."""
-    name = f"GTIFF_DIR:{page + 1}:{path}" if page else str(path)
+def raster_facts(path: Path, page: Any) -> RasterFacts:
+    """What GDAL knows of a page of a TIFF that has geo tags; refuses it where the CRS cannot be told."""
+    name = f"GTIFF_DIR:off:{page.offset}:{path}" if page.index else str(path)
     with opened(name, str(path), driver="GTiff") as (dataset, complaints):
         return facts_of(dataset, complaints, str(path))
 

@@ -24,10 +24,10 @@ from tilekit.sources.source import (
     fitting_nodata,
     level_scale,
     native_dtype,
-    pick_names,
     scaled,
     with_channels,
 )
+from tilekit.sources.tiff_metadata import chosen
 from tilekit.sources.vrt import check_vrt, is_vrt, stated_crs
 
 SUBDATASET = re.compile(r'(?P<driver>\w+(?::\w+)?):"?(?P<file>[^":]+)"?:(?P<inner>.+)')
@@ -109,9 +109,9 @@ def _describe(reference: Reference, dataset: Any, facts: RasterFacts, shown: str
         segment_bytes=prod(dataset.block_shapes[0]) * dataset.count * dtype.itemsize,
         pixel_size=scaled(reference.pixel_size or facts.pixel_size, scale),
         scale=scale,
-        channel_names=pick_names(names, n, channels),
+        channel_names=chosen(names, channels),
         nodata=fitting_nodata(nodata, dtype),
-        value_scale=None if as_color else facts.scale_of(n, channels),
+        value_scale=None if as_color else chosen(facts.value_scale, channels),
         color_table=None if palette is None or as_color else _as_table(palette),
         alpha=presented.index(alpha) if alpha in presented else None,
         georeference=facts.georeference and facts.georeference.at_scale(scale),
