@@ -49,7 +49,9 @@ from flows.terminal import print_facts, print_rows, progress_bars
 def ingest(
     image: Image,
     out: Out,
-    chunk: Annotated[int, typer.Option(help="Side of a chunk.")] = 512,
+    chunk: Annotated[
+        int | None, typer.Option(help="Side of a chunk. Default: 512, more where files would be too many.")
+    ] = None,
     block: Block = None,
     ngff: Annotated[str, typer.Option(help="OME-NGFF version: 0.5 on Zarr 3, 0.4 on Zarr 2.")] = "0.5",
     shards: Shards = None,

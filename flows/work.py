@@ -37,7 +37,7 @@ def ingest_file(
             block=p.block,
             chunk=p.chunk,
             ngff=p.ngff,
-            shards=True if p.shards is None else p.shards,
+            shards=p.shards,
             overwrite=p.overwrite,
             progress=progress,
         )
