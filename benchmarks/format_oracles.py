@@ -255,9 +255,19 @@ def geography(path: Path) -> dict[str, Any] | None:
                 "gcps": len(points),
                 "levels": 1 + len(data.overviews(1)),
                 "lossy": compression in LOSSY,
+                "palette": data.colorinterp[0].name == "palette" and data.nodata is not None,
+                "mask": "what it is by rasterio",
             }
     except rasterio.errors.RasterioError:
         return None
+
+
+def valid_pixels(path: Path, box: tuple[slice, ...]) -> Array:
+    """Where a GeoTIFF is valid by rasterio: its mask, alpha or nodata."""
+    with quiet(), rasterio.open(path) as data:
+        window = rasterio.windows.Window.from_slices(*box)
+        valid: Array = data.dataset_mask(window=window) != 0
+        return valid
 
 
 # Zarr
