@@ -122,20 +122,20 @@ class Pyramid:
     def _place(self, k: int) -> tuple[list[str], dict[str, Any]]:
         """Names of a level's dimensions and its attributes, once what they refer to has been written.
 
-        Zarr 3 wants the axes as names on all levels, so there is one pair of coordinate arrays, of level 0; in Zarr 2
-        each level has its own.
+        OME-NGFF 0.5 wants the axes as names on all levels, so there is one pair of coordinate arrays, of level 0; in
+        0.4 each level has its own.
         """
-        if self.georeference is None:
-            return list(self.axes), {}
-        place, shape = self.georeference.at_scale((2.0**k, 2.0**k)), self.levels[k].shape
         suffix = f"_{k}" if k and self.version == "0.4" else ""
+        dimensions = [f"{a}{suffix}" if a in "yx" else a for a in self.axes]
+        if self.georeference is None:
+            return dimensions, {}
+        place, shape = self.georeference.at_scale((2.0**k, 2.0**k)), self.levels[k].shape
         folder = self.out / self.name
         for axis, (values, attributes) in geozarr.coordinates(place, shape).items():
             if k == 0 or suffix:
                 write_values(folder / f"{axis}{suffix}", values, [f"{axis}{suffix}"], self.version, attributes)
         mapping = geozarr.grid_mapping_attributes(place)
         write_values(folder / geozarr.grid_mapping_name(k), np.array(0), [], self.version, mapping)
-        dimensions = [f"{a}{suffix}" if a in "yx" else a for a in self.axes]
         return dimensions, geozarr.array_attributes(place, k, shape, self.version)
 
     def _exists(self) -> bool:
