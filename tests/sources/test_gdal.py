@@ -164,7 +164,7 @@ def test_control_points_keep_their_crs_and_follow_the_level(tmp_path: Path) -> N
         GroundControlPoint(row=r, col=c, x=8 + c / 100, y=47 - r / 100, z=5) for r, c in [(0, 0), (0, 160), (120, 4)]
     ]
     options = {"crs": "EPSG:4326", "transform": None, "gcps": points}
-    path = write(tmp_path / "a.img", driver="GTiff", **options)
+    path = write(tmp_path / "a.tif", driver="GTiff", after=lambda d: d.build_overviews([2]), **options)
     wrapped = tmp_path / "a.vrt"
     copy(path, wrapped, driver="VRT")
     found = open_image(wrapped).georeference
@@ -172,6 +172,11 @@ def test_control_points_keep_their_crs_and_follow_the_level(tmp_path: Path) -> N
     assert found.crs is not None
     assert (found.transform, "4326" in found.crs) == (None, True)
     assert [(p.row, p.column, p.x, p.y, p.z) for p in found.gcps] == [(p.row, p.col, p.x, p.y, p.z) for p in points]
+    for half in (open_image(wrapped, level=1), open_image(path, level=1)):
+        assert half.georeference is not None
+        assert [(p.row, p.column, p.x) for p in half.georeference.gcps] == [
+            (r / 2, c / 2, 8 + c / 100) for r, c in places
+        ]
 
 
 def test_nodata_scales_and_names(tmp_path: Path) -> None:
@@ -322,6 +327,10 @@ def test_refuses_what_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptureFi
     path.write_bytes(b"<VRTDataset rasterXSize=")
     with pytest.raises(InputError, match="cannot be read as VRT"):
         open_image(path)
+    plain = write(tmp_path / "plain.bin")
+    plain.write_bytes(plain.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"plain\.bin: truncated: 132599 bytes, its 3 bands need 132600; copy it"):
+        open_image(plain)
     complex_ = write(tmp_path / "c.bin", PIXELS.astype("complex64"))
     with pytest.raises(InputError, match="complex64 are not supported"):
         open_image(complex_)

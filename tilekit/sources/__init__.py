@@ -37,6 +37,7 @@ GDAL_STARTS = (
     b"CDF\5",
     b"\x89HDF\r\n\x1a\n",  # NetCDF 4, as other HDF5 has its own door
     b"\x0e\x03\x13\x01",  # HDF4
+    b"EHFA_HEA",  # Erdas Imagine
     b"<VRTData",
 )
 """What GDAL alone reads here: said to need it where it is not installed."""
@@ -67,6 +68,8 @@ def open_image(
     if isinstance(source, Source):
         source = source.reference.source
     place, opener = _find_door(source)
+    if series and opener.__name__ not in ("open_tiff", "open_zarr"):
+        raise InputError(f"{place}: series {series} asked for, and only TIFFs are counted so; leave it out")
     reference = Reference(
         source=place,
         opener=opener,

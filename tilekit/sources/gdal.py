@@ -34,8 +34,10 @@ NETWORK_DRIVERS = {
 
 UNKNOWN_CRS = "crs not found"
 
-CACHE_MEGABYTES = 64
-"""GDAL's cache of decoded blocks in a process, unless GDAL_CACHEMAX is set: its own 5% of memory suits one process."""
+SETTINGS = {"GDAL_CACHEMAX": "64", "GDAL_NUM_THREADS": "1"}
+"""Unless the user set them: megabytes of decoded blocks that a process keeps, and threads in which JPEG 2000 decodes.
+GDAL's own 5% of memory and all cores suit one process, not one of many.
+"""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def opened(
 
 
 def _import_rasterio(shown: str) -> Any:
-    os.environ.setdefault("GDAL_CACHEMAX", str(CACHE_MEGABYTES))
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     try:
         import rasterio
     except ImportError:
@@ -90,7 +93,7 @@ def _open(name: str, shown: str, driver: str | None, overview: int | None) -> An
         with without_warnings(), rasterio.Env() as env:
             drivers = driver or sorted({*env.drivers()} - NETWORK_DRIVERS)
             return rasterio.io.DatasetReader(name, driver=drivers, **options)
-    except rasterio.errors.RasterioError as error:
+    except Exception as error:
         raise InputError(f"{shown}: cannot be opened by GDAL ({_reason(error)}); copy or write it again") from None
 
 

@@ -30,6 +30,8 @@ from tilekit.sources.source import (
 from tilekit.sources.tiff_metadata import chosen
 from tilekit.sources.vrt import check_vrt, is_vrt, stated_crs
 
+PLAIN_DRIVERS = ("ENVI", "EHdr", "GenBin", "PAux", "ISCE", "ROI_PAC")
+
 SUBDATASET = re.compile(r'(?P<driver>\w+(?::\w+)?):"?(?P<file>[^":]+)"?:(?P<inner>.+)')
 """GDAL's name of one image of several in a file."""
 
@@ -76,6 +78,7 @@ def _refuse_lost_crs(name: str) -> None:
 
 def _describe(reference: Reference, dataset: Any, facts: RasterFacts, shown: str) -> Source:
     check_level(reference.level, 1 + len(dataset.overviews(1)), shown)
+    _refuse_truncated(dataset, shown)
     sizes = _level_sizes(dataset, shown)
     check_shape(sizes[0], shown)
     palette = _palette(dataset)
@@ -123,6 +126,16 @@ def _describe(reference: Reference, dataset: Any, facts: RasterFacts, shown: str
         ),
     )
     return replace(source, mask=_mask(source, bare, None if as_color else alpha, dataset))
+
+
+def _refuse_truncated(dataset: Any, shown: str) -> None:
+    """GDAL reads zeros past the end of formats that are a plain array."""
+    if dataset.driver not in PLAIN_DRIVERS or "NBITS" in dataset.tags(1, ns="IMAGE_STRUCTURE"):
+        return
+    needed = prod(dataset.shape) * sum(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
+    held = Path(dataset.files[0]).stat().st_size
+    if held < needed:
+        raise InputError(f"{shown}: truncated: {held} bytes, its {dataset.count} bands need {needed}; copy it again")
 
 
 def _level_sizes(dataset: Any, shown: str) -> list[tuple[int, int]]:
