@@ -103,13 +103,10 @@ def file_nodata(page: Any) -> float | int | None:
 
 def _ome_image(tiff: TiffFile, series: TiffPageSeries, index: int) -> ElementTree.Element | None:
     """The OME-XML of a series; images without planes have XML and no series, so the sizes must agree."""
-    xml, key = tiff.ome_metadata or "", series.keyframe
+    found, key = ome_pixels(tiff.ome_metadata or ""), series.keyframe
     sizes = (str(key.imagewidth), str(key.imagelength))
-    for i in (index, *range(len(tiff.series) + 8)):
-        pixels = ome_pixels(xml, i)
-        if pixels is not None and (pixels.get("SizeX"), pixels.get("SizeY")) == sizes:
-            return pixels
-    return None
+    fitting = (p for p in (*found[index : index + 1], *found) if (p.get("SizeX"), p.get("SizeY")) == sizes)
+    return next(fitting, None)
 
 
 def _gdal_items(page: Any, role: str, n: int) -> list[str | None] | None:
