@@ -172,11 +172,9 @@ def test_control_points_keep_their_crs_and_follow_the_level(tmp_path: Path) -> N
     assert found.crs is not None
     assert (found.transform, "4326" in found.crs) == (None, True)
     assert [(p.row, p.column, p.x, p.y, p.z) for p in found.gcps] == [(p.row, p.col, p.x, p.y, p.z) for p in points]
-    for half in (open_image(wrapped, level=1), open_image(path, level=1)):
-        assert half.georeference is not None
-        assert [(p.row, p.column, p.x) for p in half.georeference.gcps] == [
-            (r / 2, c / 2, 8 + c / 100) for r, c in places
-        ]
+    half = open_image(path, level=1).georeference
+    assert half is not None
+    assert [(p.row, p.column, p.x) for p in half.gcps] == [(p.row / 2, p.col / 2, p.x) for p in points]
 
 
 def test_nodata_scales_and_names(tmp_path: Path) -> None:
