@@ -12,7 +12,7 @@ import tifffile
 
 from flows.info import crs_name, epsg_code, facts_for_people, image_facts
 from tests.faults.harness import call
-from tilekit import open_image
+from tilekit import ingest, open_image
 from tilekit.georeference import ControlPoint, Georeference
 
 WKT1 = 'PROJCS["WGS 84 / UTM 33N",GEOGCS["WGS 84",AUTHORITY["EPSG","4326"]],UNIT["metre",1],AUTHORITY["EPSG","32633"]]'
@@ -74,6 +74,7 @@ def test_every_fact_of_a_source_is_told() -> None:
         "wkt": WKT1,
         "transform": [10.0, 0.0, 5e5, 0.0, -10.0, 6e6],
         "gcps": 4,
+        "readers": None,
     }
     shown = facts_for_people(facts)
     assert "wkt" not in shown
@@ -97,3 +98,15 @@ def test_options_say_what_the_file_leaves_out(tmp_path: Path) -> None:
     lines = call("info", str(path), *given).stdout.splitlines()
     assert "pixel size  0.5 x 0.4 µm (y, x)" in lines
     assert "nodata      nan" in lines
+
+
+def test_of_a_store_of_its_own_it_says_who_can_read_it(tmp_path: Path) -> None:
+    store = tmp_path / "out.zarr"
+    ingest(np.zeros((32, 32), np.uint16), store)
+    facts = json.loads(call("info", str(store), "--json").stdout)
+    told = {r["name"]: (r["copes"], r["why"]) for r in facts["readers"]}
+    assert told["neuroglancer"][0] is True
+    assert told["QGIS with GDAL 3.10 or older"][0] is False
+    lines = call("info", str(store)).stdout.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("readers"))
+    assert [line.split(maxsplit=1)[0] for line in lines[first + 1 :]] == [name.split()[0] for name in told]
