@@ -22,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 SUFFIXES = {b"II": ".tif", b"MM": ".tif", b"\x89P": ".png", b"\xff\xd8": ".jpg", b"\x93N": ".npy", b"\x89H": ".h5"}
+SUFFIXES |= {b"\0\0": ".jp2", b"BM": ".bmp", b"GI": ".gif", b"RI": ".webp", b"<V": ".vrt"}
 WORK = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
 
 
@@ -33,6 +34,9 @@ def child(arguments: list[str]) -> None:
         import tifffile  # noqa: F401
 
         import tilekit.sources.array
+        import tilekit.sources.hdf5
+        import tilekit.sources.picture
+        import tilekit.sources.raster
         import tilekit.sources.tiff
         import tilekit.sources.zarr_  # noqa: F401
     import logging
