@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from flows.halved import halved
 from flows.overlay import RGB, overlay, panels, read_png, stretch, write_png
 from tilekit.box import Box
 from tilekit.engine import Progress
 from tilekit.errors import InputError, RunError
-from tilekit.jobs.predict import Input, Layout, PredictConfig, _compute_block, _wanted, class_pyramids
+from tilekit.jobs.input import Input, read_channels
+from tilekit.jobs.predict import Layout, PredictConfig, class_pyramids, compute_block, wanted
 from tilekit.jobs.segment import Job
 from tilekit.jobs.statistics import means, stored_statistics
 from tilekit.ngff import class_colors
@@ -51,8 +53,8 @@ class PreviewConfig:
 def preview_stage(job: Job, n: int, runner: Runner, progress: Progress) -> list[str]:
     """Predict and draw n boxes (fewer where the image has fewer) into OUT-preview; paths of the pictures, index last.
 
-    The classes are those that the run will write, but near nodata of an image whose means are not known yet: these are
-    then taken from the places that were looked at.
+    The classes are those that the run will write, with two exceptions of what is known only later: near nodata of an
+    image not yet ingested, means are those of the places looked at; the mask `auto` is not applied.
     """
     config = _choose(job, n)
     folder = config.folder
@@ -78,14 +80,9 @@ def preview_box(index: int, config: PreviewConfig) -> Path:
     """Predict one box by the run's tiles and draw it, image beside overlay; the picture's path."""
     predict, box = config.predict, config.boxes[index]
     tiles = _tiles_around(box, predict.plan)
-    block = Block(index, config.plane, tiles)
-    wanted = np.zeros(tiles.shape, bool)
-    wanted[box.relative_to(tiles).slices] = True
-    asked = _wanted(predict, block)
-    (classes, *_), _ = _compute_block(predict, block, wanted if asked is None else wanted & asked)
-    shown = box if predict.box is None else box.intersect(predict.box)
-    pixels, _ = predict.input.fill_nodata(predict.input.read(config.plane, shown))
-    picture = stretch(np.moveaxis(pixels, 0, -1) if len(pixels) == 3 else pixels[0])
+    (classes, *_), _ = compute_block(predict, Block(index, config.plane, tiles))
+    shown = box.intersect(predict.boxes[0]) if predict.boxes else box
+    picture = _picture(predict.input, config.plane, shown)
     colors = {k: color[:3] for k, color in enumerate(class_colors(predict.predictor.n_classes)) if k}
     part = classes.reshape(tiles.shape)[shown.relative_to(tiles).slices]
     path = config.folder / f"box-{index + 1}_y{shown.start[0]}_x{shown.start[1]}.png"
@@ -93,31 +90,39 @@ def preview_box(index: int, config: PreviewConfig) -> Path:
     return path
 
 
+def _picture(image: Input, plane: tuple[int, ...], box: Box) -> RGB:
+    """What the network is given of the image: three channels in color, else the first; black where nothing is valid."""
+    pixels, valid = read_channels(image.source, image.channels, plane, box), image.valid(plane, box)
+    if valid is not None:
+        pixels = np.where(valid, pixels, pixels[:, valid].min(initial=pixels.max()) if valid.any() else 0)
+    return stretch(np.moveaxis(pixels, 0, -1) if len(pixels) == 3 else pixels[0])
+
+
 def _choose(job: Job, n: int) -> PreviewConfig:
     """The n boxes with the most content, far from each other; the same for the same input."""
     plane = tuple(side // 2 for side in job.plan.grid.planes)
-    coarse = Input(_coarse_level(job.image), job.channels, (0.0,) * len(job.channels))
-    layout = Layout(job.out, job.version, False, None)
-    image = Input(job.image, job.channels, coarse.fill)
+    coarse = Input.of(_coarse_level(job.image), job.channels, (0.0,) * len(job.channels))
+    image = Input(job.image, _level_read(job), job.plan.image.seen, job.channels, coarse.fill, job.equal)
     config = PredictConfig(
         input=image,
         predictor=job.predictor,
         plan=job.plan,
-        pyramids=class_pyramids(image, job.plan, job.predictor, layout),
-        box=job.options.box,
-        mask=job.mask,
+        pyramids=class_pyramids(image, job.plan, job.predictor, Layout(job.out, job.version, False, None)),
+        boxes=() if job.options.box is None else (job.options.box,),
+        area=job.area,
         folder=job.out,
     )
     found: list[tuple[Box, float]] = []
-    sums, counts = np.zeros(len(job.channels)), 0
+    sums, counts = np.zeros(len(job.channels)), np.zeros(len(job.channels))
     for box in _places(job):
-        wanted = _wanted(config, Block(0, plane, box))
-        pixels, valid = coarse.fill_nodata(coarse.read(plane, _sample(box, image.shape, coarse.shape)))
-        inside = pixels[:, np.ones(pixels.shape[1:], bool) if valid is None else valid].astype(np.float64)
-        share = inside[0].size / pixels[0].size * (1 if wanted is None else wanted.mean())
+        asked = wanted(config, box)
+        sample = _sample(box, image.source.shape[-2:], coarse.source.shape[-2:])
+        pixels, valid = read_channels(coarse.source, job.channels, plane, sample), coarse.valid(plane, sample)
+        inside = pixels[:, np.ones(sample.shape, bool) if valid is None else valid].astype(np.float64)
+        share = inside[0].size / pixels[0].size * (1.0 if asked is None else float(asked.mean()))
         if share:
             found.append((box, float(inside.std(1).sum()) * share * box.n_pixels))
-            sums, counts = sums + inside.sum(1), counts + inside[0].size
+            sums, counts = sums + inside.sum(1), counts + inside.shape[1]
     if not found:
         raise InputError(
             f"{job.image.name}: no pixel to predict at any of the {PLACES} x {PLACES} places that a preview looks "
@@ -127,7 +132,15 @@ def _choose(job: Job, n: int) -> PreviewConfig:
     fill = means(statistics, job.channels) if statistics else tuple(map(float, sums / counts))
     predict = replace(config, input=replace(image, fill=fill))
     folder = job.out.with_name(f"{job.out.stem}-preview")
-    return PreviewConfig(predict, plane, tuple(_spread(found, n, image.shape)), folder)
+    return PreviewConfig(predict, plane, tuple(_spread(found, n, image.source.shape[-2:])), folder)
+
+
+def _level_read(job: Job) -> Source:
+    """The level of the output that the network's pixels are computed from, which is not written yet."""
+    level = job.plan.image.level
+    if job.in_place:
+        return job.image if level == job.image.level else replace(job.image.reference, level=level).open()
+    return halved(job.image, level) if level else job.image
 
 
 def _places(job: Job) -> list[Box]:
@@ -135,7 +148,7 @@ def _places(job: Job) -> list[Box]:
     plan = job.plan
     area = job.options.box or Box.whole(plan.image.shape)
     ranges = []
-    for axis, core in enumerate(plan.core):
+    for axis, core in enumerate(_core(plan)):
         step = _step(core)
         parts = max(round(step / SIDE), 1)
         per_block = ceil(plan.block / step) * parts
@@ -153,6 +166,11 @@ def _places(job: Job) -> list[Box]:
     return [Box((y0, x0), (y1, x1)) for (y0, y1), (x0, x1) in product(*ranges)]
 
 
+def _core(plan: Plan) -> tuple[int, int]:
+    """Sides of a tile in pixels of the image; of a resampled image, whose tiles depend on the box, those of a box."""
+    return plan.core if plan.image.seen.is_image else (SIDE, SIDE)
+
+
 def _step(core: int) -> int:
     """Pixels of the tiles that are predicted at once along an axis."""
     return core * max(SIDE // core, 1)
@@ -161,7 +179,7 @@ def _step(core: int) -> int:
 def _tiles_around(box: Box, plan: Plan) -> Box:
     """The run's tiles that a box lies in, which are all in one of its blocks."""
     ranges = []
-    for a, b, core, side in zip(box.start, box.stop, plan.core, plan.image.shape, strict=True):
+    for a, b, core, side in zip(box.start, box.stop, _core(plan), plan.image.shape, strict=True):
         block = a // plan.block * plan.block
         stop = block + round_up(b - block, core)
         ranges.append((block + (a - block) // core * core, min(stop, block + plan.block, side)))

@@ -1,4 +1,4 @@
-"""The boxes asked for of one output, run after run: what is predicted is their union, and a new one rewrites its blocks.
+"""The boxes asked for of one output, run after run: their union is predicted, and a new one rewrites its blocks.
 
 They are numbered. Blocks are recorded with the number of requests known when they were written, and are done again
 where a later one touches them. A request is on disk before any block is written for it.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tilekit.box import Box
 from tilekit.ledger import FOLDER, Requests, write_atomic
@@ -34,7 +35,11 @@ class Boxes:
         """Keep them; on disk when this returns."""
         path = _path(out, stage)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps([None if b is None else [b.start, b.stop] for b in self.boxes]))
+        write_atomic(path, json.dumps(self.to_json()))
+
+    def to_json(self) -> list[Any]:
+        """As start and stop of each."""
+        return [None if b is None else [list(b.start), list(b.stop)] for b in self.boxes]
 
     def asking(self, box: Box | None) -> Boxes:
         """With one more, unless it repeats the last, or the whole image was asked for before."""

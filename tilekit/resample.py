@@ -79,7 +79,7 @@ class Grid:
     def index(self, axis: int, start: int, stop: int) -> NDArray[np.int64]:
         """Network pixel of each of the image's pixels start..stop-1 of an axis; never decreases."""
         found = np.floor((np.arange(start, stop) + 0.5) / self.factor[axis]).astype(np.int64)
-        return np.minimum(found, self.shape[axis] - 1)
+        return np.asarray(np.minimum(found, self.shape[axis] - 1))
 
     def cover(self, box: Box, stride: Pair) -> Box:
         """The network pixels of a box of the image, its start moved back onto the stride's phase."""
@@ -156,7 +156,7 @@ def _weigh(pixels: Array, indices: NDArray[np.int64], weights: NDArray[np.float6
     total = pixels.take(indices[0], axis) * weights[0].reshape(shape)
     for index, weight in zip(indices[1:], weights[1:], strict=True):
         total += pixels.take(index, axis) * weight.reshape(shape)
-    return total
+    return np.asarray(total)
 
 
 def _as_dtype(values: NDArray[np.float64], dtype: np.dtype[Any]) -> Array:
