@@ -119,6 +119,14 @@ def test_refuses_what_cannot_be_read(tmp_path: Path) -> None:
         open_image(path)
 
 
+def test_a_small_file_that_claims_a_large_image_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("raw", (10**6, 10**6), "uint8", chunks=(512, 512))
+    assert (tmp_path / "a.h5").stat().st_size < 5000
+    with pytest.raises(InputError, match=r"claims \(1000000, 1000000\) pixels, of which none was ever written"):
+        open_image(tmp_path / "a.h5")
+
+
 def test_names_a_filter_that_is_not_there(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)

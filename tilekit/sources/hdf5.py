@@ -171,6 +171,8 @@ def _check_readable(pixels: Any, path: Path, place: str) -> None:
         if not h5py.h5z.filter_avail(code):
             told = f"{code} {name.decode(errors='replace')}".strip()
             raise InputError(f"{place}: needs the filter {told}, which is not there; rewrite it by h5repack -f GZIP=4")
+    if not (pixels.is_virtual or pixels.external or pixels.id.get_storage_size()):
+        raise InputError(f"{place}: claims {pixels.shape} pixels, of which none was ever written; copy the file again")
     outside = [source.file_name for source in pixels.virtual_sources()] if pixels.is_virtual else []
     for name in [*outside, *(name for name, _, _ in pixels.external or ())]:
         if name != "." and not Path(path.parent, name).is_file():
