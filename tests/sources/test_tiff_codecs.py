@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,35 @@ def test_a_strip_too_large_for_any_memory_is_refused(tmp_path: Path) -> None:
             tiff.pages.first.tags[tag].overwrite(10**6, dtype="I")
     with pytest.raises(InputError, match=r"a strip of 1000000 x 1000000 pixels takes 10000000000\d\d bytes"):
         open_image(tmp_path / "a.tif")
+
+
+COLORS = (np.arange(768) % 256).reshape(3, 256).astype("uint16") * 257
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        ("uint16", {}),
+        ("uint16", {"tile": (512, 512), "byteorder": ">"}),
+        ("uint8", {"compression": "zlib"}),
+        ("uint16", {"compression": "lzw", "predictor": 2, "byteorder": ">"}),
+        ("float32", {"compression": "zlib", "predictor": 3}),
+        ("bool", {"compression": "packbits", "photometric": "miniswhite"}),
+        ("uint8", {"photometric": "palette", "colormap": COLORS}),
+        ("uint8", {"photometric": "palette", "colormap": COLORS, "compression": "zlib"}),
+        ("uint8", {"compression": "zlib", "extratags": [(274, "H", 1, 6, True)]}),
+    ],
+    ids=str,
+)
+def test_segment_bytes_are_what_a_read_holds_beside_its_result(
+    dtype: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    image = np.random.default_rng(0).integers(0, 2, (1000, 1500)).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", image, **{"rowsperstrip": 1000, **options})
+    source = open_image(tmp_path / "a.tif")
+    source.read([(0, 1) for _ in source.shape])  # opens the file
+    tracemalloc.start()
+    pixels = source.read([])
+    held = tracemalloc.get_traced_memory()[1] - pixels.nbytes
+    tracemalloc.stop()
+    assert 0.4 * source.segment_bytes < held < source.segment_bytes + 30_000
