@@ -134,7 +134,7 @@ def test_names_a_filter_that_is_not_there(tmp_path: Path) -> None:
         creation.set_filter(32015, h5py.h5z.FLAG_OPTIONAL)
         space = h5py.h5s.create_simple((60, 70))
         h5py.h5d.create(file.id, b"raw", h5py.h5t.NATIVE_UINT8, space, creation)
-    with pytest.raises(InputError, match="needs the filter 32015.*, which is not there; rewrite it by h5repack"):
+    with pytest.raises(InputError, match=r"needs the filter 32015.*, which is not there; rewrite it by h5repack"):
         open_image(tmp_path / "a.h5")
 
 
