@@ -231,3 +231,54 @@ def test_nodata_reaches_every_reader(
         with rasterio.open(f'ZARR:"{out}":/0') as dataset:
             assert dataset.nodata == (None if told is None else pytest.approx(told, nan_ok=True))
             assert np.array_equal(dataset.read(1), pixels, equal_nan=True)
+
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+REAL = [
+    *(f"geotiff-multiband/rasterio/{name}.tif" for name in ("RGB.byte", "RGBA.uint16", "rotated", "float_nan")),
+    *(f"geotiff-multiband/rio-tiler/{name}.tif" for name in ("cog_gcps", "cog_nonearth", "cog_nodata_nan")),
+    *(f"sen1floods11-sample/Spain_7370579_{name}.tif" for name in ("S1", "S2", "LabelHand")),
+]
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the folder of real images is not there")
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("name", REAL)
+def test_real_files_keep_their_place(tmp_path: Path, name: str, version: str) -> None:
+    """Against what rasterio says of the file itself; rotated transforms and control points by rioxarray alone."""
+    out = tmp_path / "out.zarr"
+    tilekit.ingest(DATA / name, out, ngff=version)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(DATA / name) as file:
+            wanted, nodata, transform = file.read(), file.nodata, tuple(file.transform)[:6]
+            gcps, crs = file.gcps if file.gcps[0] else ([], file.crs)
+    assert_same(open_image(out), open_image(DATA / name))
+    levels = [str(k) for k in range(1, n_levels(out))]
+    pixels = xarray.open_zarr(
+        out, consolidated=False, decode_coords="all", drop_variables=levels, chunks=None, mask_and_scale=False
+    )["0"]
+    assert np.array_equal(pixels.values.reshape(wanted.shape), wanted, equal_nan=wanted.dtype.kind == "f")
+    assert pixels.rio.crs == crs
+    if gcps:
+        assert [(p.row, p.col, p.x, p.y) for p in pixels.rio.get_gcps()] == [(p.row, p.col, p.x, p.y) for p in gcps]
+    else:
+        assert tuple(pixels.rio.transform())[:6] == transform
+    assert pixels.rio.nodata == (None if nodata is None else pytest.approx(nodata, nan_ok=True))
+    if version == "0.4" and not gcps and transform[1] == 0:
+        with rasterio.open(f'ZARR:"{out}":/0') as dataset:
+            assert np.array_equal(dataset.read(), wanted, equal_nan=wanted.dtype.kind == "f")
+            assert dataset.crs == crs
+            assert tuple(dataset.transform)[:6] == pytest.approx(transform, rel=1e-12)
+            assert dataset.nodata == (None if nodata is None else pytest.approx(nodata, nan_ok=True))
+
+
+def assert_same(found: Source, wanted: Source) -> None:
+    """What an image means, but for how it is stored."""
+    names = ("axes", "shape", "dtype", "channel_names", "wavelengths", "value_scale", "alpha", "georeference")
+    assert {name: getattr(found, name) for name in names} == {name: getattr(wanted, name) for name in names}
+    assert str(found.nodata) == str(wanted.nodata)
+    if wanted.pixel_size is None:
+        assert found.pixel_size is None
+    else:
+        assert found.pixel_size == pytest.approx(wanted.pixel_size, rel=1e-12)
