@@ -60,8 +60,14 @@ def truths(path: Path, series: int | None, level: int = 0) -> list[Truth]:
     """All independent readings of a file; PIL and rasterio read its first image at full size alone."""
     if path.is_dir():
         return [_zarr(path, level)]
-    if path.suffix.lower() not in (".tif", ".tiff", ".svs"):
+    suffix = path.suffix.lower()
+    if suffix in (".png", ".jpg", ".jpeg"):
         return [_pil(path)]
+    if suffix == ".npy":
+        array = np.load(path)
+        return [_truth("numpy", array, _letters("TCZYX"[-array.ndim :], array.shape), None)]
+    if suffix not in (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".qptiff"):
+        return [_bands(path)]
     found = [_tifffile(path, series or 0, level)]
     if not series and level == 0:
         found += [t for t in (_rasterio(path), _pil_tiff(path)) if t is not None]
@@ -183,14 +189,18 @@ def _upright(image: Array, orientation: int) -> Array:
 # Pictures by PIL
 
 
-def _pil(path: Path, by: str = "PIL") -> Truth:
+def _pil(path: Path) -> Truth:
     with quiet(), Image.open(path) as stored:
         image = ImageOps.exif_transpose(stored)
         if image.mode == "P":
             image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        elif image.mode == "CMYK":
+            image = image.convert("RGB")
+        elif image.mode == "1" and path.suffix == ".png":  # as PNG defines few bits
+            image = image.convert("L")
         pixels = np.asarray(image)
     letters = "YXS"[: pixels.ndim]
-    return _truth(by, pixels, _letters(letters, pixels.shape), None)
+    return _truth("PIL", pixels, _letters(letters, pixels.shape), None)
 
 
 def _pil_tiff(path: Path) -> Truth | None:
@@ -216,8 +226,10 @@ def _pil_tiff(path: Path) -> Truth | None:
 def _rasterio(path: Path) -> Truth | None:
     """Where the file says where it lies; None for codecs of which every decoder rounds its own way."""
     facts = geography(path)
-    if facts is None or facts["lossy"]:
-        return None
+    return None if facts is None or facts["lossy"] else _bands(path)
+
+
+def _bands(path: Path) -> Truth:
     with quiet(), rasterio.open(path) as data:
         shape = (data.count, data.height, data.width)
         colors = None

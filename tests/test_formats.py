@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from benchmarks.format_oracles import truths
 from benchmarks.formats import DATA, paths, pixels_differ, row_of, rows_of
+from tests.fuzz.seeds import others, pictures, tiffs
 from tilekit import open_image
 from tilekit.errors import InputError
 
@@ -27,6 +29,29 @@ def marked(path: Path) -> pytest.param:  # type: ignore[valid-type]
 def test_a_real_image_reads_as_other_libraries_read_it_or_is_refused(path: Path) -> None:
     for row in rows_of(path, DATA):
         assert row.state in ("equal", "refused"), row
+
+
+@pytest.mark.parametrize("name", [*(f"{name}.tif" for name in tiffs()), *pictures(), *others()])
+def test_a_small_image_of_each_kind_reads_as_other_libraries_read_it(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("rasterio")
+    files = {**{f"{name}.tif": data for name, data in tiffs().items()}, **pictures(), **others()}
+    (tmp_path / name).write_bytes(files[name])
+    (row,) = rows_of(tmp_path / name, tmp_path)
+    assert row.state == "equal", row
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_stored_in_any_orientation_is_seen_upright(orientation: int, tmp_path: Path) -> None:
+    pixels = np.arange(40 * 30 * 3, dtype=np.uint8).reshape(40, 30, 3)
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "image.jpg", exif=exif)
+    tag = [(274, 3, 1, orientation, True)]
+    tifffile.imwrite(tmp_path / "image.tif", pixels, photometric="rgb", tile=(16, 16), extratags=tag)
+    shape = (3, 30, 40) if orientation >= 5 else (3, 40, 30)
+    for name, readers in (("image.jpg", "PIL"), ("image.tif", "tifffile, PIL" if orientation > 1 else "tifffile")):
+        (row,) = rows_of(tmp_path / name, tmp_path)
+        assert (row.state, row.text, row.shape) == ("equal", readers, shape)
 
 
 def test_the_comparison_sees_one_pixel_that_differs(tmp_path: Path) -> None:
