@@ -221,3 +221,37 @@ def test_a_leica_slide_is_its_largest_image(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.read([]), pages[1].transpose(2, 0, 1))
     assert source.pixel_size == pytest.approx((0.25, 0.5))
     assert open_image(tmp_path / "a.scn", series=0).shape == (3, 40, 30)
+
+
+QPI = "<PerkinElmer-QPI-ImageDescription><Name>{name}</Name></PerkinElmer-QPI-ImageDescription>"
+
+
+def test_channels_of_a_qptiff_by_name(tmp_path: Path) -> None:
+    full, half, thumbnail = noise(3, 64, 96), noise(3, 32, 48), noise(16, 24, 3)
+    names = ("DAPI", "CD8", "CK")
+    common: dict[str, Any] = {"tile": (32, 32), "software": "PerkinElmer-QPI"}
+    write(
+        tmp_path / "a.qptiff",
+        *((page, {**common, "description": QPI.format(name=name)}) for page, name in zip(full, names, strict=True)),
+        (thumbnail, {"photometric": "rgb", "software": "PerkinElmer-QPI"}),
+        *((page, {**common, "subfiletype": 1}) for page in half),
+    )
+    source = open_image(tmp_path / "a.qptiff", channels=["ck"], level=1)
+    assert source.levels == ((1, 64, 96), (1, 32, 48))
+    np.testing.assert_array_equal(source.read([]), half[2:])
+    assert open_image(tmp_path / "a.qptiff").channel_names == names
+
+
+PHILIPS = """<?xml version="1.0"?><DataObject ObjectType="DPUfsImport">
+<Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028" PMSVR="IDoubleArray">"0.0005" "0.00025"</Attribute>
+<Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028" >&quot;0.002&quot; &quot;0.001&quot;</Attribute>
+<Attribute Name="x">0</Attribute></DataObject>"""
+
+
+def test_pixel_size_of_a_philips_slide(tmp_path: Path) -> None:
+    options = {"tile": (32, 32), "photometric": "rgb", "software": "Philips DP v1.0", "description": PHILIPS}
+    image = noise(64, 96, 3)
+    write(tmp_path / "a.tif", (image, options))
+    source = open_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(source.read([]), image.transpose(2, 0, 1))
+    assert source.pixel_size == pytest.approx((0.5, 0.25))

@@ -39,9 +39,9 @@ def pixel_size(tiff: TiffFile, series: TiffPageSeries, index: int) -> tuple[floa
     if tiff.is_scn:
         return _leica_pixel_size(tiff.scn_metadata or "", page)
     if tiff.is_philips:
-        sizes = PHILIPS_SIZE.findall(tiff.philips_metadata or "")
-        finest = min(sizes, key=lambda pair: float(pair[0]), default=(None, None))
-        return _both(micrometers(finest[0], "mm"), micrometers(finest[1], "mm"))
+        pairs = PHILIPS_SIZE.findall(tiff.philips_metadata or "")
+        sizes = [_both(micrometers(y, "mm"), micrometers(x, "mm")) for y, x in pairs]
+        return min((size for size in sizes if size), default=None)
     if tiff.is_lsm:
         voxel = tiff.lsm_metadata or {}
         return _both(micrometers(voxel.get("VoxelSizeY"), "m"), micrometers(voxel.get("VoxelSizeX"), "m"))
