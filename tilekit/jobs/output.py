@@ -94,6 +94,9 @@ class Pyramid:
         check_single_writer(self.levels, self.passes)
         if self._exists():
             return
+        if self.georeference is not None and self.version != "0.4":
+            shapes = [level.shape for level in self.levels]
+            update_group(self.out / self.name, self.version, geozarr.group_attributes(self.georeference, shapes))
         for k, level in enumerate(self.levels):
             dimensions, attributes = self._place(k)
             if (missing := self.missing) is not None:
@@ -109,9 +112,6 @@ class Pyramid:
                 dimensions=dimensions,
                 attributes=attributes,
             )
-        if self.georeference is not None and self.version != "0.4":
-            shapes = [level.shape for level in self.levels]
-            update_group(self.out / self.name, self.version, geozarr.group_attributes(self.georeference, shapes))
 
     @property
     def missing(self) -> int | float | None:

@@ -179,17 +179,20 @@ def _describe(reference: Reference, image: Image, arrays: list[zarr.Array[Any]])
         value_scale=meaning.value_scale and tuple(meaning.value_scale[c] for c in chosen),
         color_table=meaning.color_table,
         alpha=next((i for i, c in enumerate(chosen) if c == meaning.alpha), None),
-        mask=_open_mask(reference, image, meaning.mask),
+        mask=_open_mask(reference, image, meaning.mask, levels[image.level][-2:]),
         georeference=find_georeference(_array_paths(image), arrays, image.level, scale, group),
         reader=ZarrReader(place, pixels, order, channels, axes.find("c")),
     )
 
 
-def _open_mask(reference: Reference, image: Image, name: str | None) -> Source | None:
+def _open_mask(reference: Reference, image: Image, name: str | None, shape: tuple[int, ...]) -> Source | None:
     """The mask that belongs to the image, at its level."""
     if name is None or not (image.path / name).is_dir():
         return None
-    return open_zarr(Reference(source=str(image.path / name), opener=reference.opener, level=image.level))
+    mask = open_zarr(Reference(source=str(image.path / name), opener=reference.opener, level=image.level))
+    if mask.shape != shape:
+        raise InputError(f"{image.path / name}: a mask of shape {mask.shape} for an image of {shape}; write it again")
+    return mask
 
 
 def _stored_axes(image: Image, pixels: zarr.Array[Any], name: str) -> str:

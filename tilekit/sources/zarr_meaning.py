@@ -35,17 +35,31 @@ def parse_meaning(
     if "image" in own:  # OME-NGFF's channels need names, also where the source had none
         names = _per_channel(image.get("channel_names"), n_channels)
     alpha, mask = image.get("alpha"), image.get("mask")
-    pairs = _per_channel(image.get("value_scale"), n_channels)
-    table = image.get("color_table")
+    table = _rows(image.get("color_table"), 4)
     return Meaning(
         nodata=parse_number(own["nodata"]) if "nodata" in own else parse_fill(array.get("_FillValue")),
-        mask=mask if isinstance(mask, str) else None,
-        channel_names=names,
-        wavelengths=_per_channel(image.get("wavelengths") or waves, n_channels),
-        value_scale=pairs and tuple((float(scale), float(offset)) for scale, offset in pairs),
-        color_table=tuple((r, g, b, a) for r, g, b, a in table) if isinstance(table, list) else None,
+        mask=mask if isinstance(mask, str) and mask.startswith("labels/") and ".." not in mask else None,
+        channel_names=names and tuple(map(str, names)),
+        wavelengths=_per_channel(_wavelengths(image.get("wavelengths")) or waves, n_channels),
+        value_scale=_per_channel(_rows(image.get("value_scale"), 2), n_channels),
+        color_table=None if table is None else tuple((int(r), int(g), int(b), int(a)) for r, g, b, a in table),
         alpha=alpha if isinstance(alpha, int) and 0 <= alpha < n_channels else None,
     )
+
+
+def _rows(values: Any, n: int) -> tuple[tuple[float, ...], ...] | None:
+    """Rows of n numbers each; None for all else."""
+    try:
+        rows = tuple(tuple(float(number) for number in row) for row in values)
+    except (TypeError, ValueError):
+        return None
+    return rows if rows and all(len(row) == n for row in rows) else None
+
+
+def _wavelengths(values: Any) -> tuple[float | None, ...] | None:
+    if not isinstance(values, list):
+        return None
+    return tuple(float(w) if isinstance(w, int | float) else None for w in values)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

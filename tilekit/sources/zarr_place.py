@@ -35,19 +35,23 @@ def _parse_place(place: Path, pixels: zarr.Array[Any], group: dict[str, Any]) ->
 
 
 def _transform_of_coordinates(folder: Path, pixels: zarr.Array[Any]) -> Affine | None:
-    """The transform that coordinate arrays named like the last two dimensions state in CF's words."""
+    """The transform of the pixels' centers, in arrays named like the last two dimensions.
+
+    They must be places on the ground, not numbers of pixels: the array names a CRS, or they have CF's standard names.
+    """
     named: Any = getattr(pixels.metadata, "dimension_names", None) or pixels.attrs.get("_ARRAY_DIMENSIONS")
     names = [str(name) for name in named or ()][-2:]
     if len(names) < 2 or not all(name and is_array(folder / name) for name in names):
         return None
     y, x = (open_array(folder / name) for name in names)
-    if (y.shape, x.shape) != (pixels.shape[-2:-1], pixels.shape[-1:]) or not _is_projected(y, x):
+    if (y.shape, x.shape) != (pixels.shape[-2:-1], pixels.shape[-1:]):
+        return None
+    if not {"_CRS", "grid_mapping"} & set(pixels.attrs) and not _have_standard_names(y, x):
         return None
     return transform_of_centers(np.asarray(y[:]), np.asarray(x[:]))
 
 
-def _is_projected(y: zarr.Array[Any], x: zarr.Array[Any]) -> bool:
-    """True where the coordinates are said to be places on the ground, not numbers of pixels."""
+def _have_standard_names(y: zarr.Array[Any], x: zarr.Array[Any]) -> bool:
     return (x.attrs.get("standard_name"), y.attrs.get("standard_name")) in (
         ("projection_x_coordinate", "projection_y_coordinate"),
         ("longitude", "latitude"),
