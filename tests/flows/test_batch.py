@@ -72,8 +72,8 @@ def test_each_image_is_segmented_as_if_alone_and_a_failure_stops_none(files: Fil
         assert_same(files.out / f"{name}.zarr", alone)
     listed = table(files.out)
     assert list(listed[0]) == [
-        "image", "output", "status", "blocks", "redone", "seconds", "megapixels_per_second", "pixels of background",
-        "pixels of class 1", "pixels of class 2", "pixels of void", "reason",
+        "image", "output", "status", "blocks", "written", "redone", "seconds", "megapixels_per_second",
+        "pixels of background", "pixels of class 1", "pixels of class 2", "pixels of void", "reason",
     ]  # fmt: skip
     assert [r["status"] for r in listed] == [r["status"] for r in rows]
     assert int(listed[0]["pixels of class 1"]) == rows[0]["classes"]["1"]
@@ -88,7 +88,11 @@ def test_the_same_command_again_does_only_what_is_missing(files: Files) -> None:
     assert before
     make_image(files.images / "b.tif", 100, seed=3)
     rows = segment_files(files.images, files.model, files.out, PLAIN)
-    assert [(r["status"], r["redone"]) for r in rows[:3]] == [("complete", 0)] * 3
+    assert [(r["status"], r["written"], r["redone"]) for r in rows[:3]] == [
+        ("complete", 0, 0),
+        ("complete", 1, 0),
+        ("complete", 0, 0),
+    ]
     after = pixel_files(files.out)
     assert {p: after[p] for p in before} == before
     assert {p.relative_to(files.out).parts[0] for p in after.keys() - before.keys()} == {"b.zarr"}
