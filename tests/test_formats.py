@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks.format_oracles import truths
 from benchmarks.formats import DATA, paths, pixels_differ, row_of, rows_of
+from tests.faults.harness import call, make_model
 from tests.fuzz.seeds import others, pictures, tiffs
 from tilekit import open_image
 from tilekit.errors import InputError
@@ -135,3 +136,20 @@ def test_a_crs_that_proj_does_not_know_is_refused(tmp_path: Path) -> None:
     tags = [(33550, 12, 3, size, True), (33922, 12, 6, corner, True), (34735, 3, len(keys), keys, True)]
     tifffile.imwrite(tmp_path / "crs.tif", np.zeros((8, 8), np.uint8), extratags=tags)
     assert "EPSG:9999" in refusal(tmp_path / "crs.tif")
+
+
+@pytest.mark.parametrize("kind", ["a value", "NaN"])
+def test_an_image_of_nothing_but_nodata_is_refused_after_it_was_read(kind: str, tmp_path: Path) -> None:
+    pixels = np.full((70, 90), 7, np.uint8) if kind == "a value" else np.full((70, 90), np.nan, np.float32)
+    tifffile.imwrite(tmp_path / "image.tif", pixels)
+    make_model(tmp_path / "model.safetensors")
+    options = ["--workers", "0", "--pixel-size", "1", *(["--nodata", "7"] if kind == "a value" else [])]
+    for command, *model in (["segment", str(tmp_path / "model.safetensors")], ["ingest"]):
+        done = call(command, str(tmp_path / "image.tif"), *model, str(tmp_path / f"{command}.zarr"), *options)
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        assert "image.tif: not one of its 6300 pixels is valid" in line
+    pixels[3, 4] = 8
+    tifffile.imwrite(tmp_path / "image.tif", pixels)
+    done = call("ingest", str(tmp_path / "image.tif"), str(tmp_path / "one.zarr"), *options)
+    assert done.returncode == 0, done.stderr
