@@ -159,6 +159,22 @@ def test_a_flow_over_several_images_lists_them_and_fails_after_the_others(
     assert [row["status"] for row in rows] == ["complete", "failed"]
 
 
+def test_a_preview_is_a_task_run_and_an_artifact(case: Case, prefect_here: str, tmp_path: Path) -> None:
+    from flows.params import SegmentParameters
+    from flows.segment import segment
+
+    out = tmp_path / "out.zarr"
+    result = segment(str(case.image), str(case.model), str(out), SegmentParameters(**OPTIONS, preview_only=True))
+    assert Path(result["preview"][-1]) == tmp_path / "out-preview" / "index.png"
+    assert not out.exists()
+    (run,) = [r for r in ask(prefect_here, "flow_runs") if r["parameters"].get("out") == str(out)]
+    of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    tasks = ask_until(prefect_here, "task_runs", 1, **of_run)
+    assert [t["name"].rpartition("-")[0] for t in tasks] == ["preview"]
+    artifacts = {a["key"]: a for a in ask_until(prefect_here, "artifacts", 2, **of_run)}
+    assert "data:image/png;base64," in artifacts["segment-preview"]["data"]
+
+
 @pytest.mark.parametrize("bad", ["image", "arguments"])
 def test_a_flow_with_bad_input_fails_at_once_and_is_not_retried(
     case: Case, prefect_here: str, tmp_path: Path, bad: str
