@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,23 +111,27 @@ def _in_csv(path: Path, out: Path, parameters: SegmentParameters) -> Iterator[It
         raise InputError(f"{path}: no such file or folder; check the path") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: is no text in UTF-8; save it as CSV UTF-8") from None
-    reader = csv.DictReader(text.splitlines(), restkey="", strict=True)
+    reader = csv.DictReader(io.StringIO(text), restkey="", strict=True)
+    try:
+        yield from _items_of(reader, path, out, parameters)
+    except csv.Error as error:
+        raise InputError(f"{path}: is no CSV after line {reader.line_num} ({error}); correct it") from None
+
+
+def _items_of(reader: csv.DictReader[str], path: Path, out: Path, parameters: SegmentParameters) -> Iterator[Item]:
     columns = ("image", "out", *OVERRIDES)
     header = reader.fieldnames or []
     if "image" not in header or not set(header) <= set(columns) or len(set(header)) < len(header):
         raise InputError(
             f"{path}: its columns are {', '.join(header)}; give image and, of {', '.join(columns[1:])}, any"
         )
-    try:
-        for row in reader:
-            where = f"{path} line {reader.line_num}"
-            if "" in row or not row["image"] or None in row.values():
-                raise InputError(f"{where}: does not fit the {len(header)} columns of the header; correct it")
-            image = path.parent / row["image"]
-            place = out / row["out"] if row.get("out") else _out_of(image, out)
-            yield Item(image, place, _parameters_of(row, path.parent, parameters, where))
-    except csv.Error as error:
-        raise InputError(f"{path} line {reader.line_num}: is no CSV ({error}); correct it") from None
+    for row in reader:
+        where = f"{path} line {reader.line_num}"
+        if "" in row or not row["image"] or None in row.values():
+            raise InputError(f"{where}: does not fit the {len(header)} columns of the header; correct it")
+        image = path.parent / row["image"]
+        place = out / row["out"] if row.get("out") else _out_of(image, out)
+        yield Item(image, place, _parameters_of(row, path.parent, parameters, where))
 
 
 def _parameters_of(row: dict[str, str], folder: Path, common: SegmentParameters, where: str) -> SegmentParameters:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +32,8 @@ class Finding:
     out: Path
     grid: BlockGrid
     connectivity: int
+    fingerprint: Mapping[str, Any]
+    """Facts that change when the class map does."""
     holes: bool = False
     fill_below: int = 0
     """Holes of fewer pixels are filled before objects are found."""

@@ -19,10 +19,11 @@ from tilekit.components import CONNECTIVITIES
 from tilekit.engine import Progress, Receipt, Report, Stage, execute, no_progress
 from tilekit.errors import InputError
 from tilekit.jobs.finding import WORK, Finding, new_finding
+from tilekit.jobs.ingest import reachable
 from tilekit.jobs.measure import TABLE, Measuring, columns, fold_parts, read_parts
 from tilekit.jobs.numbering import STAGE, WriteConfig, write_objects
 from tilekit.jobs.objects import find_in_block, fold_void
-from tilekit.jobs.output import Pyramid, complete_pyramid, keep_nothing, reachable, set_status, stage_folder, writing
+from tilekit.jobs.output import Pyramid, complete_pyramid, keep_nothing, set_status, stage_folder, writing
 from tilekit.jobs.tree import JoinConfig, fold_rows, join_nodes, level_shape, n_levels, own_objects
 from tilekit.ledger import FOLDER, Ledger, mark_started, read_arguments
 from tilekit.run import Runner
@@ -132,7 +133,7 @@ def objects_pyramid(finding: Finding, n_objects: int, version: str) -> Pyramid:
 def _arguments(finding: Finding) -> dict[str, Any]:
     """All that decides the bytes."""
     return {
-        "classes": {k: v for k, v in finding.classes.fingerprint.items() if k != "path"},
+        "classes": {k: v for k, v in finding.fingerprint.items() if k != "path"},
         "block": finding.grid.side,
         "connectivity": finding.connectivity,
         "fill_holes": finding.fill_below,
@@ -208,15 +209,9 @@ def label_image(
     with writing(out):
         if overwrite:
             clear_labels(out)
-        finding = new_finding(
-            reachable(classes, out, runner),
-            out,
-            block,
-            connectivity,
-            min_size=min_size,
-            fill_below=fill_holes,
-            split_below=split,
-        )
+        source = reachable(classes, out, runner)
+        asked = {"min_size": min_size, "fill_below": fill_holes, "split_below": split}
+        finding = new_finding(source, out, block, connectivity, fingerprint=classes.fingerprint, **asked)
         done = finished(finding)
         reports = []
         if not done:

@@ -30,8 +30,8 @@ class Multiscale:
     """Per level, position of the first pixel, likewise."""
     channel_names: tuple[str, ...] | None
     """Labels of the omero metadata."""
-    nodata: float | int | None
-    """tilekit's own note of the value that means nothing was measured."""
+    wavelengths: tuple[float | None, ...] | None
+    """Of the omero metadata, in nanometers."""
 
 
 def ome_attributes(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -43,23 +43,22 @@ def ome_attributes(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
 def parse_multiscale(attributes: Mapping[str, Any], name: str) -> Multiscale | None:
     """The first multiscale image that the attributes describe, or None; refuses metadata that contradict themselves."""
     ome = ome_attributes(attributes)
-    if not ome.get("multiscales"):
+    if not ome.get("multiscales") or isinstance(ome["multiscales"], Mapping):  # the latter is GeoZarr's, not OME's
         return None
     try:
-        return _parse(ome["multiscales"][0], ome, attributes)
+        return _parse(ome["multiscales"][0], ome)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{name}: its multiscales metadata are broken ({error!r}); name one of its arrays") from None
 
 
-def _parse(image: Mapping[str, Any], ome: Mapping[str, Any], attributes: Mapping[str, Any]) -> Multiscale:
+def _parse(image: Mapping[str, Any], ome: Mapping[str, Any]) -> Multiscale:
     datasets = image["datasets"]
     axes = image.get("axes") or []
     letters = tuple(_letter(axis) for axis in axes)
     common = image.get("coordinateTransformations") or []
     transforms = [(d.get("coordinateTransformations") or [], common) for d in datasets]
-    nodata = (attributes.get("tilekit") or {}).get("nodata")
     return Multiscale(
         paths=tuple(str(d["path"]).strip("/") for d in datasets),
         axes=letters,
@@ -67,7 +66,7 @@ def _parse(image: Mapping[str, Any], ome: Mapping[str, Any], attributes: Mapping
         scales=tuple(_scale(own, shared) for own, shared in transforms),
         translations=tuple(_translation(own, shared) for own, shared in transforms),
         channel_names=_channel_names(ome),
-        nodata=float("nan") if nodata == "NaN" else nodata if isinstance(nodata, int | float) else None,
+        wavelengths=_wavelengths(ome),
     )
 
 
@@ -101,11 +100,21 @@ def _translation(own: Sequence[Mapping[str, Any]], shared: Sequence[Mapping[str,
     return tuple(a + b for a, b in zip(first, second, strict=True))
 
 
-def _channel_names(ome: Mapping[str, Any]) -> tuple[str, ...] | None:
+def _channels(ome: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     omero = ome.get("omero")
     channels = omero.get("channels") if isinstance(omero, Mapping) else None
-    labels = [c.get("label") for c in channels or [] if isinstance(c, Mapping)]
+    return [c for c in channels or [] if isinstance(c, Mapping)]
+
+
+def _channel_names(ome: Mapping[str, Any]) -> tuple[str, ...] | None:
+    labels = [c.get("label") for c in _channels(ome)]
     return tuple(str(label) for label in labels) if labels and all(labels) else None
+
+
+def _wavelengths(ome: Mapping[str, Any]) -> tuple[float | None, ...] | None:
+    found = [c.get("emission_wavelength") for c in _channels(ome)]
+    waves = tuple(float(w) if isinstance(w, int | float) else None for w in found)
+    return waves if any(w is not None for w in waves) else None
 
 
 def describe_other_group(attributes: Mapping[str, Any]) -> str | None:

@@ -39,9 +39,9 @@ def pixel_size(tiff: TiffFile, series: TiffPageSeries, index: int) -> tuple[floa
     if tiff.is_scn:
         return _leica_pixel_size(tiff.scn_metadata or "", page)
     if tiff.is_philips:
-        sizes = PHILIPS_SIZE.findall(tiff.philips_metadata or "")
-        finest = min(sizes, key=lambda pair: float(pair[0]), default=(None, None))
-        return _both(micrometers(finest[0], "mm"), micrometers(finest[1], "mm"))
+        pairs = PHILIPS_SIZE.findall(tiff.philips_metadata or "")
+        sizes = [_both(micrometers(y, "mm"), micrometers(x, "mm")) for y, x in pairs]
+        return min((size for size in sizes if size), default=None)
     if tiff.is_lsm:
         voxel = tiff.lsm_metadata or {}
         return _both(micrometers(voxel.get("VoxelSizeY"), "m"), micrometers(voxel.get("VoxelSizeX"), "m"))
@@ -50,17 +50,21 @@ def pixel_size(tiff: TiffFile, series: TiffPageSeries, index: int) -> tuple[floa
 
 def channel_names(tiff: TiffFile, series: TiffPageSeries, index: int, n: int) -> list[str] | None:
     """Names of the n channels that the file gives, or else those of its photometric interpretation."""
-    stated: list[Sequence[str | None] | None]
+    candidates: list[Sequence[str | None] | None] = []
+    interpretation = color_interpretation(series.keyframe, n)
     if tiff.is_ome:
-        stated = [ome_channel_names(_ome_image(tiff, series, index))]
-    elif series.kind == "qpi":
-        stated = [_qpi_names(series)]
-    else:
-        described = _gdal_items(series.keyframe, "description", n)
-        seen = color_interpretation(series.keyframe, n)
-        stated = [described, None if seen is None or "undefined" in seen else seen]
-    complete = (names for names in (*stated, sample_names(series.keyframe)) if names and len(names) == n)
-    return next(([str(name) for name in names] for names in complete if all(names)), None)
+        candidates.append(ome_channel_names(_ome_image(tiff, series, index)))
+    if series.kind == "qpi":
+        candidates.append(_qpi_names(series))
+    candidates.append(_gdal_items(series.keyframe, "description", n))
+    if interpretation is None:
+        candidates.append(sample_names(series.keyframe))
+    elif "undefined" not in interpretation:
+        candidates.append(interpretation)
+    for names in candidates:
+        if names and len(names) == n and all(names):
+            return [str(name) for name in names]
+    return None
 
 
 def color_interpretation(page: Any, n: int) -> list[str] | None:
@@ -99,13 +103,10 @@ def file_nodata(page: Any) -> float | int | None:
 
 def _ome_image(tiff: TiffFile, series: TiffPageSeries, index: int) -> ElementTree.Element | None:
     """The OME-XML of a series; images without planes have XML and no series, so the sizes must agree."""
-    xml, key = tiff.ome_metadata or "", series.keyframe
+    found, key = ome_pixels(tiff.ome_metadata or ""), series.keyframe
     sizes = (str(key.imagewidth), str(key.imagelength))
-    for i in (index, *range(len(tiff.series) + 8)):
-        pixels = ome_pixels(xml, i)
-        if pixels is not None and (pixels.get("SizeX"), pixels.get("SizeY")) == sizes:
-            return pixels
-    return None
+    fitting = (p for p in (*found[index : index + 1], *found) if (p.get("SizeX"), p.get("SizeY")) == sizes)
+    return next(fitting, None)
 
 
 def _gdal_items(page: Any, role: str, n: int) -> list[str | None] | None:
