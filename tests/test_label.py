@@ -161,9 +161,9 @@ def test_table_counts_an_object_cut_by_seams_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.stack([table[k] for k in ("y0", "x0", "y1", "x1")], 1), boxes)
     np.testing.assert_array_equal(table["class"], ndimage.maximum(classes, whole, ids))
     for c in range(2):
-        np.testing.assert_allclose(table[f"mean_channel {c}"], ndimage.mean(image[c], whole, ids))
-        np.testing.assert_array_equal(table[f"min_channel {c}"], ndimage.minimum(image[c], whole, ids))
-        np.testing.assert_array_equal(table[f"max_channel {c}"], ndimage.maximum(image[c], whole, ids))
+        np.testing.assert_allclose(table[f"mean_{c}"], ndimage.mean(image[c], whole, ids))
+        np.testing.assert_array_equal(table[f"min_{c}"], ndimage.minimum(image[c], whole, ids))
+        np.testing.assert_array_equal(table[f"max_{c}"], ndimage.maximum(image[c], whole, ids))
     beside_void = ndimage.binary_dilation(np.pad(classes == 255, 1, constant_values=True))[1:-1, 1:-1]
     np.testing.assert_array_equal(table["touches_edge"], ndimage.maximum(beside_void, whole, ids))
 

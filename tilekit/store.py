@@ -248,8 +248,8 @@ def _put(path: Path, data: memoryview | None) -> None:
 
 def put_file(root: Path, key: str, data: bytes) -> Shard:
     """Write a file beside the arrays, whole or not at all; returns its record."""
-    _put(root / key, [data])
-    return _record(key, [data])
+    _put(root / key, memoryview(data))
+    return _record(key, data)
 
 
 def shard_record(root: Path, key: str) -> Shard:
