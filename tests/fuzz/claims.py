@@ -97,7 +97,7 @@ def hdf5_store(path: Path, chunks: int = 1) -> None:
     """An HDF5 data set of which one chunk was written: legal, the others are all fill value."""
     import h5py
 
-    with h5py.File(path, "w", libver="latest") as file:
+    with h5py.File(path, "w") as file:
         image = file.create_dataset("image", (SIDE, SIDE), np.uint8, chunks=(64, 64), fillvalue=7)
         image[: 64 * chunks, :64] = 1
 
