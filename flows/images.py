@@ -78,8 +78,8 @@ def list_images(images: str | Path, out: str | Path, parameters: SegmentParamete
         found = sorted(map(Path, glob.glob(str(place), recursive=True)))
         items = [Item(path, _out_of(path, out), parameters) for path in found if path.is_file() or _is_zarr(path)]
     if all(item.left_out for item in items):
-        kind = "a folder that is no Zarr store and" if place.is_dir() else "it"
-        raise InputError(f"{images}: {kind} holds no image; name an image, or a folder, glob or CSV of images")
+        kind = "a folder that is no Zarr store and holds no image" if place.is_dir() else "no image there"
+        raise InputError(f"{images}: {kind}; name an image, or a folder, glob or CSV of images")
     if out.suffix == ".zarr" or out.is_file() or _is_zarr(out):
         raise InputError(f"{out}: {images} is several images; give a folder for their stores")
     _check_outputs([item for item in items if not item.left_out])

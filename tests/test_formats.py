@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from PIL import Image
 
 from benchmarks.format_oracles import truths
 from benchmarks.formats import DATA, paths, pixels_differ, row_of, rows_of
 from tests.faults.harness import call, make_model
 from tests.fuzz.seeds import others, pictures, tiffs
-from tilekit import open_image
+from tilekit import ingest, open_image
 from tilekit.errors import InputError
 
 LARGE = ("cog_world.tif", "cog_cmap.tif", "CRC01_", "pyramid_v5.zarr")
@@ -104,6 +105,20 @@ def test_a_pyramid_whose_levels_do_not_fit_is_refused(tmp_path: Path) -> None:
     assert "30x70" in text
 
 
+def test_a_store_whose_levels_do_not_fit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pyramid.zarr"
+    group = zarr.open_group(path, mode="w")
+    datasets = []
+    for level, shape in enumerate([(64, 64), (50, 10)]):
+        group.create_array(str(level), shape=shape, chunks=(16, 16), dtype="u1")
+        scale = {"type": "scale", "scale": [2.0**level] * 2}
+        datasets.append({"path": str(level), "coordinateTransformations": [scale]})
+    axes = [{"name": a, "type": "space"} for a in "yx"]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+    assert "64" in (text := refusal(path))
+    assert "50" in text
+
+
 def test_an_ome_set_with_a_missing_file_is_refused_by_its_name(tmp_path: Path) -> None:
     write_ome_set(tmp_path)
     assert open_image(tmp_path / "set-0.ome.tif").read([]).tolist() == [[[1] * 8] * 8, [[2] * 8] * 8]
@@ -138,18 +153,24 @@ def test_a_crs_that_proj_does_not_know_is_refused(tmp_path: Path) -> None:
     assert "EPSG:9999" in refusal(tmp_path / "crs.tif")
 
 
-@pytest.mark.parametrize("kind", ["a value", "NaN"])
-def test_an_image_of_nothing_but_nodata_is_refused_after_it_was_read(kind: str, tmp_path: Path) -> None:
-    pixels = np.full((70, 90), 7, np.uint8) if kind == "a value" else np.full((70, 90), np.nan, np.float32)
-    tifffile.imwrite(tmp_path / "image.tif", pixels)
+def test_an_image_of_nothing_but_nodata_is_refused_once_it_was_read(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "image.tif", np.full((70, 90), np.nan, np.float32))
     make_model(tmp_path / "model.safetensors")
-    options = ["--workers", "0", "--pixel-size", "1", *(["--nodata", "7"] if kind == "a value" else [])]
-    for command, *model in (["segment", str(tmp_path / "model.safetensors")], ["ingest"]):
-        done = call(command, str(tmp_path / "image.tif"), *model, str(tmp_path / f"{command}.zarr"), *options)
-        assert (done.returncode, done.stdout) == (2, "")
-        (line,) = done.stderr.splitlines()
-        assert "image.tif: not one of its 6300 pixels is valid" in line
-    pixels[3, 4] = 8
+    image, options = str(tmp_path / "image.tif"), ["--workers", "0", "--pixel-size", "1"]
+    done = call("segment", image, str(tmp_path / "model.safetensors"), str(tmp_path / "out.zarr"), *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert "image.tif: not one of its 6300 pixels is valid" in line
+
+
+@pytest.mark.parametrize("value", [7, 8])
+def test_ingest_refuses_nothing_but_nodata_and_takes_one_valid_pixel(value: int, tmp_path: Path) -> None:
+    pixels = np.full((70, 90), 7, np.uint8)
+    pixels[3, 4] = value
     tifffile.imwrite(tmp_path / "image.tif", pixels)
-    done = call("ingest", str(tmp_path / "image.tif"), str(tmp_path / "one.zarr"), *options)
-    assert done.returncode == 0, done.stderr
+    source = open_image(tmp_path / "image.tif", nodata=7)
+    if value == 8:
+        ingest(source, tmp_path / "out.zarr")
+        return
+    with pytest.raises(InputError, match=r"image\.tif: not one of its 6300 pixels is valid \(nodata is 7\)"):
+        ingest(source, tmp_path / "out.zarr")

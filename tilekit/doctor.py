@@ -15,7 +15,7 @@ import numpy as np
 from tilekit.georeference import Georeference
 from tilekit.sources import Source, open_image
 from tilekit.sources.ngff import parse_multiscale
-from tilekit.sources.zarr_documents import document, group_attributes
+from tilekit.sources.zarr_documents import attributes_of, document
 
 GDAL_CODECS = {"blosc", "bytes", "crc32c", "endian", "gzip", "transpose", "zlib", "zstd", "sharding_indexed", "none"}
 NEUROGLANCER_TYPES = {"uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "float32"}
@@ -74,7 +74,7 @@ def read_facts(source: Source) -> Facts:
     """The facts of an image that `open_zarr` opened."""
     folder = Path(source.fingerprint["path"])
     is_lone = folder == Path(source.reference.source)
-    multiscale = None if is_lone else parse_multiscale(group_attributes(folder.parent), str(folder.parent))
+    multiscale = None if is_lone else parse_multiscale(attributes_of(folder.parent), str(folder.parent))
     if (folder / "zarr.json").exists():
         metadata = document(folder / "zarr.json")
         attributes, codecs = metadata.get("attributes") or {}, _codec_names(metadata.get("codecs") or [])

@@ -275,3 +275,43 @@ def test_geozarr_alone_is_no_ome_image(tmp_path: Path) -> None:
     group.create_array("0", data=VOLUME[0, 0])
     with pytest.raises(InputError, match=r"open one of its arrays, such as .*a.zarr/0"):
         open_image(tmp_path / "a.zarr")
+
+
+def test_levels_that_are_not_one_image_are_refused(tmp_path: Path) -> None:
+    path = write_ngff(tmp_path / "a.zarr", VOLUME[0], "cyx", 3)
+    zarr.create_array(path / "s1", data=VOLUME[0, :, :30, :10], chunks=(1, 16, 16), overwrite=True)
+    with pytest.raises(InputError, match="its levels 0 and 1, 3x40x50 and 3x30x10, are not one image"):
+        open_image(path)
+
+
+@pytest.mark.parametrize(("start", "step"), [(0, 2), (1, 2), (0, 3)])
+def test_levels_rounded_up_or_down_or_thinned_along_one_axis_are_one_image(
+    tmp_path: Path, start: int, step: int
+) -> None:
+    path = write_ngff(tmp_path / "a.zarr", VOLUME[0], "cyx", 3)
+    level = VOLUME[0, :, start::step, ::step]
+    zarr.create_array(path / "s1", data=level, chunks=(1, 16, 16), overwrite=True)
+    assert open_image(path, level=1).shape == level.shape
+    image = multiscales(3, "cyx")
+    image[0]["datasets"][1]["coordinateTransformations"][0]["scale"] = [1.0, 0.25, 0.5]
+    group = zarr.open_group(path)
+    group.attrs["ome"] = {"version": "0.5", "multiscales": image}
+    zarr.create_array(path / "s1", data=VOLUME[0, :, :, ::2], chunks=(1, 16, 16), overwrite=True)
+    assert open_image(path, level=1).shape == (3, 40, 25)
+
+
+def test_a_chunk_too_large_to_decode_is_refused(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "a.zarr", shape=(10**6, 10**6), chunks=(10**5, 10**5), dtype="uint8")
+    with pytest.raises(InputError, match="a chunk 100000x100000 takes 10 GB"):
+        open_image(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("attributes", [[], [1], 1.5, "text"])
+def test_attributes_that_are_no_object_are_refused(tmp_path: Path, attributes: Any) -> None:
+    path = write_ngff(tmp_path / "a.zarr", VOLUME[0], "cyx", 3)
+    for document in (path / "s0" / "zarr.json", path / "zarr.json"):
+        content = json.loads(document.read_text())
+        document.write_text(json.dumps({**content, "attributes": attributes}))
+        if attributes:
+            with pytest.raises(InputError, match="no JSON object"):
+                open_image(document.parent)

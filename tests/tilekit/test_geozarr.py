@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tilekit import geozarr
 from tilekit.georeference import ControlPoint, Georeference
+from tilekit.jobs.ingest import image_pyramid
+from tilekit.jobs.output import lay_levels
+from tilekit.sources import open_image
+from tilekit.tiling import check_single_writer
 
 UTM_1 = 'PROJCS["UTM",GEOGCS["WGS 84",AUTHORITY["EPSG","4326"]],UNIT["metre",1],AUTHORITY["EPSG","32633"]]'
 UTM_2 = 'PROJCRS["UTM",BASEGEOGCRS["WGS 84"],CS[Cartesian,2],LENGTHUNIT["metre",1],ID["EPSG",32633]]'
@@ -128,3 +134,31 @@ def test_transform_of_centers() -> None:
     assert geozarr.transform_of_centers(y, x) == (10.0, 0.0, 5e5, 0.0, -10.0, 6e6)
     assert geozarr.transform_of_centers(y, 5e5 + np.arange(5.0) ** 2) is None  # uneven
     assert geozarr.transform_of_centers(y[:1], x) is None  # no step
+
+
+@pytest.mark.parametrize(
+    ("side", "planes", "chunk", "sharded", "expected"),
+    [
+        (20_000, 3, None, False, 512),  # 6 * 10^3 files
+        (100_000, 3, None, False, 1024),  # 1.5 * 10^5 at 512
+        (1_000_000, 1, None, False, 2048),  # 5 * 10^6 at 512, and no larger than a viewer likes
+        (1_000_000, 1, None, True, 512),
+        (1_000_000, 1, 256, False, 256),  # as asked for
+    ],
+)
+def test_chunks_grow_where_files_would_be_too_many(
+    side: int, planes: int, chunk: int | None, sharded: bool, expected: int
+) -> None:
+    levels, passes = lay_levels((side, side), 4096, planes, chunk=chunk, sharded=sharded)
+    assert levels[0].chunk == expected
+    assert (levels[0].shard == expected) == (not sharded)
+    check_single_writer(levels, passes)
+
+
+@pytest.mark.parametrize(("asked", "place", "sharded"), [(None, None, True), (None, 1, False), (True, 1, True)])
+def test_an_image_on_the_ground_has_no_shards_unless_asked_for(
+    tmp_path: Path, asked: bool | None, place: int | None, sharded: bool
+) -> None:
+    source = replace(open_image(np.zeros((5000, 5000), "uint8")), georeference=Georeference(UTM_1) if place else None)
+    pyramid = image_pyramid(source, tmp_path, block=None, version="0.5", sharded=asked)
+    assert (pyramid.levels[0].shard != pyramid.levels[0].chunk) == sharded

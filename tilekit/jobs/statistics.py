@@ -90,7 +90,7 @@ def store_statistics(source: Source, out: Path, version: str, summary: Summary) 
     """
     stats = [ChannelStats.from_json(data) for _, data in sorted(summary.items(), key=lambda item: int(item[0]))]
     if not any(s.count for c, s in enumerate(stats) if c != source.alpha):
-        n = math.prod(source.shape[-2:])
+        n = math.prod(n for a, n in zip(source.axes, source.shape, strict=True) if a != "c")
         value = "" if source.nodata is None else f" (nodata is {plain(source.nodata)})"
         raise InputError(
             f"{source.name}: not one of its {n} pixels is valid{value}; "

@@ -62,7 +62,7 @@ def _parse(image: Mapping[str, Any], ome: Mapping[str, Any]) -> Multiscale:
     return Multiscale(
         paths=tuple(str(d["path"]).strip("/") for d in datasets),
         axes=letters,
-        units=tuple(axis.get("unit") if isinstance(axis, Mapping) else None for axis in axes),
+        units=tuple(_unit(axis) for axis in axes),
         scales=tuple(_scale(own, shared) for own, shared in transforms),
         translations=tuple(_translation(own, shared) for own, shared in transforms),
         channel_names=_channel_names(ome),
@@ -77,6 +77,11 @@ def _letter(axis: Any) -> str:
     if letter not in CANONICAL_AXES:
         raise InputError(f"axis {name!r} is none of t, c, z, y, x; name one of its arrays")
     return letter
+
+
+def _unit(axis: Any) -> str | None:
+    unit = axis.get("unit") if isinstance(axis, Mapping) else None
+    return unit if isinstance(unit, str) else None
 
 
 def _find(transforms: Sequence[Mapping[str, Any]], kind: str) -> tuple[float, ...] | None:
@@ -149,3 +154,30 @@ def physical_yx(multiscale: Multiscale, level: int) -> tuple[tuple[float, float]
     size = (scale[y] * per_unit[0], scale[x] * per_unit[1])
     at = (0.0, 0.0) if moved is None else (moved[y] * per_unit[0], moved[x] * per_unit[1])
     return size, at
+
+
+def check_levels(multiscale: Multiscale, axes: str, shapes: Sequence[Sequence[int]], name: str) -> None:
+    """Refuse a pyramid whose levels are not one image: `shapes` of all levels, along the stored `axes`."""
+    for stated in (*multiscale.scales, *multiscale.translations):
+        if stated is not None and len(stated) != len(axes):
+            raise InputError(f"{name}: states {len(stated)} numbers for {len(axes)} axes; write its metadata again")
+    full = shapes[0]
+    for k, shape in enumerate(shapes[1:], 1):
+        same = [len(shape) == len(full), *(shape[i] == full[i] for i, a in enumerate(axes) if a in "tc")]
+        if not all(same) or not (_fits_scale(multiscale, k, full, shape) or _fits_aspect(axes, full, shape)):
+            told = " and ".join("x".join(map(str, s)) for s in (full, shape))
+            raise InputError(f"{name}: its levels 0 and {k}, {told}, are not one image; write the pyramid again")
+
+
+def _fits_scale(multiscale: Multiscale, k: int, full: Sequence[int], shape: Sequence[int]) -> bool:
+    """True where the stated scales explain the sides, to a pixel."""
+    base, own = multiscale.scales[0], multiscale.scales[k]
+    if base is None or own is None or min(own) <= 0:
+        return False
+    return all(abs(n - whole * b / o) <= 1 for n, whole, b, o in zip(shape, full, base, own, strict=True))
+
+
+def _fits_aspect(axes: str, full: Sequence[int], shape: Sequence[int]) -> bool:
+    """True where y and x are scaled alike, each side rounded up or down."""
+    y, x = axes.index("y"), axes.index("x")
+    return abs(shape[y] * full[x] - shape[x] * full[y]) <= full[y] + full[x]

@@ -17,6 +17,7 @@ from tilekit.sources.array import AXES_BY_DIMENSIONS, is_color_last
 from tilekit.sources.ngff import (
     OLD_AXES,
     Multiscale,
+    check_levels,
     describe_other_group,
     is_series_layout,
     parse_multiscale,
@@ -37,7 +38,7 @@ from tilekit.sources.source import (
     scaled,
     with_channels,
 )
-from tilekit.sources.zarr_documents import first_line, group_attributes, is_array, open_array
+from tilekit.sources.zarr_documents import attributes_of, first_line, is_array, open_array
 from tilekit.sources.zarr_meaning import parse_meaning
 from tilekit.sources.zarr_place import find_georeference
 
@@ -106,7 +107,7 @@ def open_zarr(reference: Reference) -> Source:
 def _find_image(path: Path, level: int) -> Image:
     if is_array(path):
         return _find_around_array(path, level)
-    attributes = group_attributes(path)
+    attributes = attributes_of(path)
     if multiscale := parse_multiscale(attributes, str(path)):
         check_level(level, len(multiscale.paths), str(path))
         return Image(path, multiscale, level)
@@ -124,7 +125,7 @@ def _find_around_array(path: Path, level: int) -> Image:
     for folder in list(path.parents)[:3]:
         if not any((folder / document).exists() for document in ("zarr.json", ".zattrs", ".zgroup")):
             continue
-        multiscale = None if is_array(folder) else parse_multiscale(group_attributes(folder), str(folder))
+        multiscale = None if is_array(folder) else parse_multiscale(attributes_of(folder), str(folder))
         place = path.relative_to(folder).as_posix()
         if multiscale and place in multiscale.paths:
             check_level(level, 1, str(path))
@@ -152,9 +153,11 @@ def _describe(reference: Reference, image: Image, arrays: list[zarr.Array[Any]])
     axes = "".join(a for a in CANONICAL_AXES if a in stored)
     order = tuple(stored.index(a) for a in axes)
     full = tuple(pixels.shape[i] for i in order)
+    if image.multiscale is not None:
+        check_levels(image.multiscale, stored, [a.shape for a in arrays], str(image.path))
     n_channels = full[axes.index("c")] if "c" in axes else 1
-    group = group_attributes(image.path) if image.multiscale else {}
-    meaning = parse_meaning(dict(pixels.attrs), group, image.multiscale, n_channels)
+    group = attributes_of(image.path) if image.multiscale else {}
+    meaning = parse_meaning(attributes_of(place), group, image.multiscale, n_channels)
     channels = chosen_channels(reference, axes, full, str(place), meaning.channel_names)
     levels = tuple(with_channels([a.shape[i] for i in order], axes, channels) for a in arrays)
     scale, size, translation = _geometry(image, levels)
@@ -202,7 +205,9 @@ def _stored_axes(image: Image, pixels: zarr.Array[Any], name: str) -> str:
     if image.multiscale is not None:
         letters = "".join(image.multiscale.axes) or OLD_AXES[-n:]
     else:
-        letters = _dimension_letters(pixels) or ("yxc" if is_color_last(pixels.shape) else AXES_BY_DIMENSIONS.get(n))
+        letters = _dimension_letters(pixels, name) or (
+            "yxc" if is_color_last(pixels.shape) else AXES_BY_DIMENSIONS.get(n)
+        )
     if letters is None or len(letters) != n or len(set(letters)) != n or not {"y", "x"} <= set(letters):
         raise InputError(
             f"{name}: shape {pixels.shape} with axes {letters}; each of its {n} axes must be one of t, c, z, y, x"
@@ -210,9 +215,9 @@ def _stored_axes(image: Image, pixels: zarr.Array[Any], name: str) -> str:
     return letters
 
 
-def _dimension_letters(pixels: zarr.Array[Any]) -> str | None:
+def _dimension_letters(pixels: zarr.Array[Any], name: str) -> str | None:
     """Names of the dimensions where each is one of t, c, z, y, x."""
-    names = getattr(pixels.metadata, "dimension_names", None) or pixels.attrs.get("_ARRAY_DIMENSIONS")
+    names = getattr(pixels.metadata, "dimension_names", None) or attributes_of(Path(name)).get("_ARRAY_DIMENSIONS")
     if not isinstance(names, list | tuple):
         return None
     letters = [str(name).lower() for name in names]

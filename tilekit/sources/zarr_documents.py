@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ from tilekit.errors import InputError
 
 if TYPE_CHECKING:
     import zarr
+
+MAX_CHUNK_BYTES = 1 << 30
+"""A chunk is decoded whole, however little of it is asked for."""
 
 
 def is_array(path: Path) -> bool:
@@ -19,10 +23,13 @@ def is_array(path: Path) -> bool:
     return (path / ".zarray").exists()
 
 
-def group_attributes(path: Path) -> dict[str, Any]:
-    """Attributes of a group, empty where it has none."""
+def attributes_of(path: Path) -> dict[str, Any]:
+    """Attributes of a group or an array, empty where it has none."""
     if (path / "zarr.json").exists():
-        return dict(document(path / "zarr.json").get("attributes") or {})
+        attributes = document(path / "zarr.json").get("attributes") or {}
+        if not isinstance(attributes, dict):
+            raise InputError(f"{path / 'zarr.json'}: its attributes are no JSON object; copy the store again")
+        return attributes
     return document(path / ".zattrs") if (path / ".zattrs").exists() else {}
 
 
@@ -44,9 +51,16 @@ def open_array(path: Path) -> zarr.Array[Any]:
     if not path.is_dir() or not is_array(path):
         raise InputError(f"{path}: named by the image's metadata, but no array is there; copy the store again")
     try:
-        return zarr.open_array(path, mode="r")
+        array = zarr.open_array(path, mode="r")
     except Exception as error:
         raise InputError(f"{path}: cannot be opened as a Zarr array ({first_line(error)})") from None
+    nbytes = prod(array.chunks) * array.dtype.itemsize
+    if nbytes > MAX_CHUNK_BYTES:
+        raise InputError(
+            f"{path}: a chunk {'x'.join(map(str, array.chunks))} takes {nbytes / 1e9:.3g} GB, and is decoded whole; "
+            f"write the store with chunks of at most {MAX_CHUNK_BYTES / 1e9:.3g} GB"
+        )
+    return array
 
 
 def first_line(error: Exception) -> str:
