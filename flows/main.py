@@ -23,7 +23,7 @@ from flows.options import (
     Time,
     Workers,
 )
-from flows.runs import ingest, plan, segment
+from flows.runs import ingest, label, plan, segment
 from flows.terminal import print_facts, progress_bars
 from tilekit import __version__
 from tilekit.errors import InputError, RunError
@@ -82,6 +82,7 @@ def info(
 app.command()(ingest)
 app.command()(plan)
 app.command()(segment)
+app.command()(label)
 
 
 @app.command()

@@ -49,4 +49,14 @@ Mask = Annotated[str | None, typer.Option(help="Where to predict: an image (nonz
 Preview = Annotated[int, typer.Option(metavar="N", help="First predict N boxes, as pictures in OUT-preview.")]
 PreviewOnly = Annotated[bool, typer.Option("--preview-only", help="Stop after the preview (of 5 boxes by default).")]
 Probabilities = Annotated[str | None, typer.Option(help="Store probabilities too: uint8 or float16.")]
+Objects = Annotated[bool, typer.Option("--objects", help="Number and measure the objects too, as label does.")]
+Connectivity = Annotated[int, typer.Option(help="Neighbors of a pixel: 4, or 8 with corners.")]
+MinSize = Annotated[int, typer.Option(help="Leave out objects of fewer pixels.")]
+FillHoles = Annotated[int, typer.Option(help="Fill holes of fewer pixels that one class alone surrounds.")]
+Split = Annotated[
+    int, typer.Option(metavar="N", help="Split touching objects of up to N pixels in height and width (watershed).")
+]
+Polygons = Annotated[
+    str | None, typer.Option(help="Write outlines to OUT.zarr/tables: geojson, geoparquet or qupath (pixels).")
+]
 Prefect = Annotated[bool, typer.Option("--prefect", help="As a Prefect flow run.")]

@@ -88,6 +88,25 @@ class IngestParameters(ClusterParameters, ImageParameters):
     """Start over where the output exists."""
 
 
+class LabelParameters(ClusterParameters):
+    """Options of `label`."""
+
+    connectivity: Literal[4, 8] = 8
+    """Neighbors of a pixel: 4 by sides, 8 by corners too."""
+    min_size: Annotated[int, Field(ge=0)] = 0
+    """Objects of fewer pixels are left out."""
+    fill_holes: Annotated[int, Field(ge=0)] = 0
+    """Background of fewer pixels that one class alone surrounds is filled first."""
+    split: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Split objects that touch, of up to so many pixels in height and width, by a watershed; 0: none."""
+    block: Annotated[int, Field(ge=1)] = 4096
+    """Side of what one task reads and writes, in pixels; changes no id."""
+    polygons: Literal["geojson", "geoparquet", "qupath"] | None = None
+    """Write the objects' outlines too."""
+    overwrite: bool = False
+    """Label anew where labels of other arguments exist."""
+
+
 class SegmentParameters(ClusterParameters, ImageParameters):
     """Options of `segment`."""
 
@@ -99,6 +118,8 @@ class SegmentParameters(ClusterParameters, ImageParameters):
     """Boxes of about 1024 pixels to predict and draw before the run, into OUT-preview."""
     preview_only: bool = False
     """Stop after them."""
+    objects: bool = False
+    """Number and measure the objects of the class map too."""
     probabilities: Literal["uint8", "float16"] | None = None
     """Store the probabilities too."""
     tile: Annotated[int | None, Field(ge=1)] = None

@@ -1,4 +1,4 @@
-"""The commands that plan and run: ingest, plan, segment."""
+"""The commands that plan and run: ingest, plan, segment, label."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from flows.options import (
     Block,
     BoxText,
     Channels,
+    Connectivity,
     Device,
+    FillHoles,
     Image,
     Images,
     Json,
     Level,
     Mask,
     Memory,
+    MinSize,
     Model,
     NetworkLevel,
     Nodata,
+    Objects,
     Out,
     Outs,
     Overwrite,
     PixelSize,
+    Polygons,
     Precision,
     Prefect,
     Preview,
@@ -36,6 +41,7 @@ from flows.options import (
     Series,
     Shards,
     Slice,
+    Split,
     Tile,
     Time,
     TlsCa,
@@ -137,6 +143,7 @@ def segment(
     mask: Mask = None,
     preview: Preview = 0,
     preview_only: PreviewOnly = False,
+    objects: Objects = False,
     probabilities: Probabilities = None,
     tile: Tile = None,
     block: Block = None,
@@ -168,6 +175,41 @@ def segment(
         print_rows(result, json)
     elif json or not parameters.preview_only:
         print_facts({k: v for k, v in result.items() if json or k != "preview"}, json)
+
+
+def label(
+    classes: Annotated[str, typer.Argument(metavar="OUT.zarr", help="A segmented store; or a class map, with OUT.")],
+    out: Annotated[str | None, typer.Argument(metavar="[OUT]", help="Output for the objects of a class map.")] = None,
+    connectivity: Connectivity = 8,
+    min_size: MinSize = 0,
+    fill_holes: FillHoles = 0,
+    split: Split = 0,
+    polygons: Polygons = None,
+    block: Annotated[int, typer.Option(help="Side of what one task reads and writes; changes no id.")] = 4096,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    overwrite: Overwrite = False,
+    prefect: Prefect = False,
+    json: Json = False,
+) -> None:
+    """Number the objects of a class map over the whole image and measure them."""
+    from flows.params import LabelParameters, checked
+
+    parameters = checked(LabelParameters, **_given(locals(), LabelParameters))
+    if _is_flow(prefect):
+        from flows.label import label as flow
+
+        _leave_errors_to_main()
+        print_facts(flow(classes, out, parameters), json)
+        return
+    from flows.work import label_file
+
+    with progress_bars() as progress:
+        result = label_file(classes, out, parameters, progress)
+    print_facts(result, json)
 
 
 def _segment_plainly(several: bool, image: str, model: str, out: str, parameters: Any, quiet: bool) -> Any:

@@ -6,11 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.params import ImageParameters, IngestParameters, SegmentParameters, parse_box, parse_bytes
+from flows.params import (
+    ImageParameters,
+    IngestParameters,
+    LabelParameters,
+    SegmentParameters,
+    parse_box,
+    parse_bytes,
+)
 from models import load
 from tilekit.engine import Progress, no_progress
 from tilekit.errors import InputError
 from tilekit.jobs.ingest import ingest_image
+from tilekit.jobs.label import label_image, label_segmented, open_classes
 from tilekit.jobs.output import as_source
 from tilekit.jobs.segment import Job, Options, prepare, run_stages
 from tilekit.predictor import Predictor
@@ -41,6 +49,18 @@ def ingest_file(
             overwrite=p.overwrite,
             progress=progress,
         )
+
+
+def label_file(
+    classes: str | Path, out: str | Path | None, parameters: LabelParameters, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Number the objects of a store's class map; or of `classes`, a class map anywhere, into `out`."""
+    p = parameters
+    source, store = open_classes(classes, out)
+    workers = available_cores() if p.workers is None else p.workers
+    with open_runner(workers if workers > 1 or p.workers else 0, p.scheduler, p.tls) as runner:
+        asked = {"connectivity", "min_size", "fill_holes", "split", "block", "polygons", "overwrite"}
+        return label_image(source, store, runner, progress=progress, **p.model_dump(include=asked))
 
 
 def check_nodata(source: Source, parameters: ImageParameters) -> None:
@@ -127,4 +147,6 @@ def segment_job(
     if parameters.preview_only:
         return {"output": str(job.out), "preview": pictures}
     result = run_stages(job, runner, progress, overwrite=parameters.overwrite, step=step)
+    if parameters.objects:
+        result["objects"] = call(label_segmented, job.out, runner, progress)["objects"]
     return {**result, "preview": pictures} if pictures else result

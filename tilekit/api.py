@@ -114,6 +114,7 @@ def label_objects(
     min_size: int = 0,
     fill_holes: int = 0,
     split: int = 0,
+    polygons: str | None = None,
     workers: int = 0,
     scheduler: str | None = None,
     overwrite: bool = False,
@@ -125,7 +126,8 @@ def label_objects(
     tables/objects.parquet. 0 and 255 (void) are background, every other class by itself. Objects of fewer than
     `min_size` pixels are left out; background of fewer than `fill_holes` pixels that one class alone surrounds is
     filled first. `split` splits touching objects of up to so many pixels in height and width by a watershed on the
-    distance to their border; larger ones stay whole and are counted. Returns objects, unsplit, blocks, redone, seconds,
+    distance to their border; larger ones stay whole and are counted. `polygons` (geojson, geoparquet or
+    qupath) writes their outlines beside the table. Returns objects, unsplit, blocks, redone, seconds,
     output. Raises InputError for bad input, RunError for blocks that failed.
     """
     if isinstance(classes, np.ndarray):
@@ -142,6 +144,7 @@ def label_objects(
             min_size=min_size,
             fill_holes=fill_holes,
             split=split,
+            polygons=polygons,
             overwrite=overwrite,
             progress=progress,
         )

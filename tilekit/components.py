@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from tilekit.compiled import compiled
 
 Ints = NDArray[np.int64]
 CONNECTIVITIES = (4, 8)
@@ -42,7 +43,7 @@ def find_runs(classes: NDArray[Any], connectivity: int, void: int) -> Runs:
     return Runs(rows, start, stop, label, first)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _find(parent: NDArray[np.int32], run: int) -> int:
     while parent[run] != run:
         parent[run] = parent[parent[run]]
@@ -50,17 +51,12 @@ def _find(parent: NDArray[np.int32], run: int) -> int:
     return run
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _cut_runs(classes: NDArray[Any], void: int) -> tuple[Ints, NDArray[np.int32], NDArray[np.int32]]:
     """Rows, starts and stops of the runs that are not background."""
     height, width = classes.shape
     ends = np.empty(width, np.int32)  # of all runs of a row, found without a branch
-    most = height
-    for y in range(height):
-        line = classes[y]
-        for x in range(1, width):
-            most += line[x] != line[x - 1]
-    start, stop = np.empty(most, np.int32), np.empty(most, np.int32)
+    start, stop = np.empty(classes.size // 8 + width, np.int32), np.empty(classes.size // 8 + width, np.int32)
     rows = np.zeros(height + 1, np.int64)
     n = 0
     for y in range(height):
@@ -70,6 +66,8 @@ def _cut_runs(classes: NDArray[Any], void: int) -> tuple[Ints, NDArray[np.int32]
             ends[count] = x
             count += line[x] != line[x - 1]
         ends[count] = width
+        if n + count >= start.size:
+            start, stop = np.append(start, np.empty_like(start)), np.append(stop, np.empty_like(stop))
         first = 0
         for end in ends[: count + 1]:
             start[n], stop[n] = first, end
@@ -79,7 +77,7 @@ def _cut_runs(classes: NDArray[Any], void: int) -> tuple[Ints, NDArray[np.int32]
     return rows, start[:n].copy(), stop[:n].copy()
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _join_rows(
     classes: NDArray[Any], rows: Ints, start: NDArray[np.int32], stop: NDArray[np.int32], reach: int
 ) -> NDArray[np.int32]:
@@ -100,7 +98,7 @@ def _join_rows(
     return parent
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _number(parent: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Component of each run, from 1, and the first run of each; parents come before their children."""
     label = np.empty(parent.size, np.int32)
@@ -116,7 +114,7 @@ def _number(parent: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.in
     return label, first[:n].copy()
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def first_pixels(runs: Runs, width: int) -> Ints:
     """Row-major position of the first pixel of each component within a block of this width, (n,)."""
     out = np.empty(runs.first.size, np.int64)
@@ -128,7 +126,7 @@ def first_pixels(runs: Runs, width: int) -> Ints:
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def faces(runs: Runs, width: int) -> tuple[Ints, Ints, Ints, Ints]:
     """The component of each pixel of the block's top and bottom row, left and right column; 0 for background."""
     height = runs.rows.size - 1
@@ -146,7 +144,7 @@ def faces(runs: Runs, width: int) -> tuple[Ints, Ints, Ints, Ints]:
     return top, bottom, left, right
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def paint(runs: Runs, values: NDArray[Any], out: NDArray[Any]) -> None:
     """Write the value of each component, `values[label]`, on its pixels; the others stay as they are."""
     for y in range(runs.rows.size - 1):
@@ -158,7 +156,7 @@ PLACES = ("area", "y_sum", "x_sum", "y_min", "y_max", "x_min", "x_max")
 """Columns of `places`."""
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def places(runs: Runs, top: int, left: int) -> Ints:
     """Sums over each component's pixels, in image coordinates, int64 (n, 7), columns as in PLACES."""
     out = np.zeros((runs.first.size, 7), np.int64)
@@ -183,7 +181,7 @@ VALUES = ("n", "sum", "min", "max")
 """Columns of `values`."""
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def values(runs: Runs, pixels: NDArray[Any]) -> NDArray[np.float64]:
     """Sums over the values of a channel (y, x) in each component, float64 (n, 4), columns as in VALUES, without NaN."""
     out = np.zeros((runs.first.size, 4), np.float64)
@@ -202,7 +200,7 @@ def values(runs: Runs, pixels: NDArray[Any]) -> NDArray[np.float64]:
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def beside(runs: Runs, around: NDArray[Any], value: int) -> NDArray[np.bool_]:
     """True for each component with a pixel beside one of this value (4 neighbors), (n,); `around` as below."""
     out = np.zeros(runs.first.size, np.bool_)
@@ -216,7 +214,7 @@ def beside(runs: Runs, around: NDArray[Any], value: int) -> NDArray[np.bool_]:
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def lowest_and_highest_beside(runs: Runs, around: NDArray[Any], background: int) -> tuple[Ints, Ints]:
     """Lowest and highest class beside each component (4 neighbors), each (n,), `background` not counted.
 

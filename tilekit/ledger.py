@@ -13,6 +13,7 @@ those whose shards are not as recorded; where the arguments are torn, all are.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -235,6 +236,30 @@ def mark_started(folder: Path, index: int) -> bool:
         return True
     marker.touch()
     return False
+
+
+def written_digest(out: Path, stage: str) -> str | None:
+    """A digest of what the blocks of a stage last wrote, in whatever order; None where nothing is recorded."""
+    last = _last_written(out / FOLDER / stage)
+    return hashlib.sha256(json.dumps(sorted(last.items())).encode()).hexdigest() if last else None
+
+
+def is_whole(out: Path, stage: str, without: str) -> bool:
+    """True where every block of a stage is recorded, and every shard sound but those below the path `without`."""
+    arguments = read_arguments(out, stage)
+    last = _last_written(out / FOLDER / stage)
+    if arguments is None or len(last) < arguments["blocks"]:
+        return False
+    shards = [shard for shards in last.values() for shard in shards if not shard[0].startswith(without)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return all(pool.map(lambda shard: shard_is_sound(out, shard), shards))
+
+
+def _last_written(folder: Path) -> dict[str, Any]:
+    last: dict[str, Any] = {}
+    for line in _lines(folder / "ledger.jsonl"):
+        last |= line["blocks"]
+    return last
 
 
 def read_arguments(out: Path, stage: str) -> dict[str, Any] | None:

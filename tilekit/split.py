@@ -6,6 +6,7 @@ beside it changes nothing, so that whoever sees it whole splits it alike.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,12 @@ from tilekit.errors import InputError
 Array = NDArray[Any]
 PROMINENCE = 1.0
 """Pixels by which a hill of the distance must rise above the saddle to its neighbor to be an object of its own."""
+
+
+def check_can_split() -> None:
+    """Refuse where the library that splits is missing."""
+    if find_spec("skimage") is None:
+        raise InputError("--split takes scikit-image; install it with pip install 'tilekit[split]'")
 
 
 def split_objects(
@@ -49,11 +56,8 @@ def _order(shape: tuple[int, ...], largest: int, origin: tuple[int, int]) -> Arr
 
 
 def _watershed(objects: Array, classes: Array, connectivity: int, order: Array) -> Array:
-    try:
-        from skimage.morphology import h_maxima
-        from skimage.segmentation import watershed
-    except ImportError:
-        raise InputError("--split takes scikit-image; install it with pip install 'tilekit[split]'") from None
+    from skimage.morphology import h_maxima
+    from skimage.segmentation import watershed
 
     pieces = np.zeros(objects.shape, np.int64)
     for kind in np.unique(classes[objects > 0]):

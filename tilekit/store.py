@@ -211,7 +211,7 @@ def _encode_chunk(chunk: Array, version: str, fill: int | float, out: memoryview
     """Encode as `create_array` declares; bytes put into `out`, 0 where the chunk has the bits of the fill value."""
     bits = chunk.view(f"u{chunk.dtype.itemsize}")
     nothing = np.array(fill, chunk.dtype).view(bits.dtype)
-    if bits[0, 0] == nothing and (bits == nothing).all():
+    if bits[0, 0] == nothing and (bits[0] == nothing).all() and (bits == nothing).all():
         return 0
     if version == "0.4":
         data = _blosc().encode(chunk)

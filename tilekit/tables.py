@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,10 +11,10 @@ from tilekit.store import Shard, shard_record
 
 
 class TableWriter:
-    """A Parquet file below an output that appears once all its parts are written."""
+    """A Parquet file below an output that appears once all its parts are written; none without a part."""
 
-    def __init__(self, root: Path, key: str) -> None:
-        self._root, self._key = root, key
+    def __init__(self, root: Path, key: str, metadata: dict[str, str] | None = None) -> None:
+        self._root, self._key, self._metadata = root, key, metadata
         self._partial = (root / key).with_suffix(".partial")
         self._writer: Any = None
 
@@ -26,9 +27,9 @@ class TableWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        part = pa.table(columns)
+        part = pa.table(columns, metadata=self._metadata)
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._partial, part.schema, compression="zstd")
+            self._writer = pq.ParquetWriter(self._partial, part.schema, compression="zstd", use_dictionary=False)
         self._writer.write_table(part)
 
     def __exit__(
@@ -36,7 +37,7 @@ class TableWriter:
     ) -> None:
         if self._writer is not None:
             self._writer.close()
-        if error is None:
+        if error is None and self._writer is not None:
             self._partial.replace(self._root / self._key)
         else:
             self._partial.unlink(missing_ok=True)
@@ -45,3 +46,21 @@ class TableWriter:
     def record(self) -> Shard:
         """Length and digest of the finished file."""
         return shard_record(self._root, self._key)
+
+
+def read_rows(path: Path, where: Sequence[tuple[str, str, Any]]) -> dict[str, Any]:
+    """Columns of the rows that meet all conditions, (column, "==" or ">=" ..., value) each, as arrays."""
+    import pyarrow.parquet as pq
+
+    found = pq.read_table(path, filters=list(where))
+    return {name: found[name].to_numpy() for name in found.column_names}
+
+
+def read_parts(path: Path) -> Iterator[dict[str, Any]]:
+    """Columns of one row group after another."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for i in range(file.num_row_groups):
+            part = file.read_row_group(i)
+            yield {name: part[name] for name in part.column_names}

@@ -85,8 +85,11 @@ def read_box(finding: Finding, plane: Sequence[int], box: Box) -> Array:
     """Classes of a box (y, x) inside the image, void kept."""
     sides = zip(box.start, box.stop, strict=True)
     pixels = finding.classes.read([*((i, i + 1) for i in plane), *sides]).reshape(box.shape)
-    if pixels.dtype.kind == "i" and pixels.min() < 0:
+    if pixels.dtype.kind == "i" and pixels.min() < 0 and finding.classes.nodata is None:
         raise InputError(f"{finding.classes.name}: class {pixels.min()} at {box.start} is below 0; map it to another")
+    nodata = finding.classes.nodata
+    if nodata is not None and nodata not in (0, VOID):
+        pixels = np.where(pixels == nodata, np.array(VOID, pixels.dtype), pixels)
     return pixels
 
 

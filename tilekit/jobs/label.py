@@ -6,15 +6,17 @@ What lies between the stages is in `.tilekit/label/`, and is removed at the end.
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from tilekit import ngff
 from tilekit.components import CONNECTIVITIES
 from tilekit.engine import Progress, Receipt, Report, Stage, execute, no_progress
 from tilekit.errors import InputError
@@ -23,13 +25,26 @@ from tilekit.jobs.ingest import reachable
 from tilekit.jobs.measure import TABLE, Measuring, columns, fold_parts, read_parts
 from tilekit.jobs.numbering import STAGE, WriteConfig, write_objects
 from tilekit.jobs.objects import find_in_block, fold_void
-from tilekit.jobs.output import Pyramid, complete_pyramid, keep_nothing, set_status, stage_folder, writing
+from tilekit.jobs.outlines import check_can_outline, run_outlines
+from tilekit.jobs.output import (
+    Pyramid,
+    complete_pyramid,
+    is_sharded,
+    keep_nothing,
+    lay_levels,
+    set_status,
+    stage_folder,
+    write_metadata,
+    writing,
+)
+from tilekit.jobs.predict import CLASSES
+from tilekit.jobs.predict import STAGE as PREDICT
 from tilekit.jobs.tree import JoinConfig, fold_rows, join_nodes, level_shape, n_levels, own_objects
-from tilekit.ledger import FOLDER, Ledger, mark_started, read_arguments
+from tilekit.ledger import FOLDER, Ledger, is_whole, mark_started, read_arguments, stages, written_digest
 from tilekit.run import Runner
 from tilekit.sources import Source, open_image
+from tilekit.split import check_can_split
 from tilekit.store import group_attributes, is_store, store_version, update_group
-from tilekit.tiling import plan_pyramid
 
 Array = NDArray[Any]
 OBJECTS = "labels/objects"
@@ -42,6 +57,9 @@ class TableConfig:
     out: Path
     measuring: Measuring
     objects_per_row: tuple[int, ...]
+    """Objects that begin in each row of blocks, plane after plane."""
+    planes: dict[str, int]
+    """Sides of the leading axes, by name."""
     pixel_size: tuple[float, float] | None
 
 
@@ -50,11 +68,15 @@ def write_table(_: int, config: TableConfig) -> Receipt:
     from tilekit.tables import TableWriter
 
     redone = mark_started(stage_folder(config.out, "label-table"), 0)
-    first = 1
+    first, sides = 1, tuple(config.planes.values())
+    rows_per_plane = len(config.objects_per_row) // math.prod(sides)
     with TableWriter(config.out, TABLE) as table:
         for row, n in enumerate(config.objects_per_row):
-            parts = read_parts(config.out, row, config.measuring.dtype())
-            table.write(columns(fold_parts(parts, first, n), config.measuring, config.pixel_size))
+            objects = fold_parts(read_parts(config.out, row, config.measuring.dtype()), first, n)
+            found = columns(objects, config.measuring, config.pixel_size)
+            place = np.unravel_index(row // rows_per_plane, sides) if sides else ()
+            found |= {axis: np.full(n, i, np.int64) for axis, i in zip(config.planes, place, strict=True)}
+            table.write(found)
             first += n
     return Receipt([table.record], {}, redone)
 
@@ -78,7 +100,11 @@ def run_label(
     config = WriteConfig(finding, pyramid, measuring, per_row, has_void)
 
     def prepare() -> None:
-        _write_metadata(finding, pyramid, {"objects": sum(per_row), "unsplit": reports[-1].summary.get("unsplit", 0)})
+        said = {"objects": sum(per_row), "unsplit": reports[-1].summary.get("unsplit", 0)}
+        label = {"version": version} if version == "0.4" else {}
+        update_group(finding.out, version, {})
+        write_metadata(pyramid, finding.classes, {"image-label": {**label, "source": {"image": "../../"}}})
+        update_group(finding.out / OBJECTS, version, {"tilekit": {"parameters": _arguments(finding), **said}})
         pyramid.create()
 
     write = Stage(
@@ -87,7 +113,8 @@ def run_label(
     reports.append(execute(write, runner, progress))
     reports += complete_pyramid(pyramid, STAGE, runner, progress)
     if measuring is not None:
-        table = TableConfig(finding.out, measuring, per_row, finding.classes.pixel_size)
+        planes = dict(zip(finding.classes.axes[:-2], finding.grid.planes, strict=True))
+        table = TableConfig(finding.out, measuring, per_row, planes, finding.classes.pixel_size)
         reports.append(
             execute(
                 Stage("label-table", finding.out, write_table, table, 1, _arguments(finding), keep_nothing),
@@ -115,7 +142,8 @@ def _find(finding: Finding, runner: Runner, progress: Progress) -> list[Report]:
 
 def objects_pyramid(finding: Finding, n_objects: int, version: str) -> Pyramid:
     """The arrays of `labels/objects`: uint32 until there are more objects than it can number."""
-    levels, passes = plan_pyramid(finding.grid.shape, finding.grid.side, sharded=version != "0.4")
+    sharded, n_planes = is_sharded(finding.out, version), math.prod(finding.grid.planes)
+    levels, passes = lay_levels(finding.grid.shape, finding.grid.side, n_planes, chunk=None, sharded=sharded)
     return Pyramid(
         out=finding.out,
         name=OBJECTS,
@@ -123,10 +151,11 @@ def objects_pyramid(finding: Finding, n_objects: int, version: str) -> Pyramid:
         axes=finding.classes.axes,
         channel_axis=None,
         dtype="<u4" if n_objects < 2**32 else "<u8",
-        levels=tuple(levels),
-        passes=tuple(passes),
+        levels=levels,
+        passes=passes,
         version=version,
         is_labels=True,
+        georeference=finding.classes.georeference,
     )
 
 
@@ -142,39 +171,17 @@ def _arguments(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _write_metadata(finding: Finding, pyramid: Pyramid, counts: dict[str, int]) -> None:
-    source, version = finding.classes, pyramid.version
-    entry = ngff.multiscales(
-        "objects",
-        pyramid.axes,
-        len(pyramid.levels),
-        version,
-        pixel_size=source.pixel_size,
-        translation=source.translation,
-        method="majority",
-    )
-    labels = finding.out / "labels"
-    attributes = group_attributes(labels)
-    listed = [name for name in attributes.get("ome", attributes).get("labels", []) if name != "objects"]
-    update_group(finding.out, version, {})
-    update_group(labels, version, ngff.as_attributes(version, labels=[*listed, "objects"]))
-    label: dict[str, Any] = {"source": {"image": "../../"}}
-    if version == "0.4":
-        label["version"] = version
-    content = {"multiscales": entry, "image-label": label}
-    known = {"parameters": _arguments(finding), **counts}
-    update_group(finding.out / OBJECTS, version, {**ngff.as_attributes(version, **content), "tilekit": known})
-
-
 def finished(finding: Finding) -> bool:
-    """True where the same labeling is complete and every shard of it sound; what a torn one leaves is removed."""
+    """True where the same labeling is complete and every file of it sound; what a torn one leaves is removed.
+
+    Refuses an output that was labeled with other arguments.
+    """
     recorded = read_arguments(finding.out, STAGE)
     if recorded is None or (finding.out / WORK).exists():
         return False
-    ledger = Ledger(finding.out, STAGE, len(finding.grid), keep_nothing)
-    ledger.begin(_arguments(finding))
-    ledger.replay()
-    if ledger.n_done == len(finding.grid):
+    Ledger(finding.out, STAGE, len(finding.grid), keep_nothing).begin(_arguments(finding))
+    passes = sorted(path.name for path in (finding.out / FOLDER).glob(f"{STAGE}-[0-9]*"))
+    if all(is_whole(finding.out, stage, WORK) for stage in (STAGE, *passes, "label-table")):
         return True
     clear_labels(finding.out)
     return False
@@ -184,7 +191,8 @@ def clear_labels(out: Path) -> None:
     """Remove what an earlier labeling wrote."""
     for path in (out / OBJECTS, *(out / FOLDER).glob("label*")):
         shutil.rmtree(path, ignore_errors=True)
-    (out / TABLE).unlink(missing_ok=True)
+    for path in (out / TABLE).parent.glob("objects.*"):
+        path.unlink()
 
 
 def label_image(
@@ -197,6 +205,7 @@ def label_image(
     min_size: int = 0,
     fill_holes: int = 0,
     split: int = 0,
+    polygons: str | None = None,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -204,20 +213,26 @@ def label_image(
     check_label_arguments(classes, out, connectivity, block)
     if split and fill_holes:
         raise InputError("objects are split or their holes filled, not both; leave out --split or --fill-holes")
+    if split:
+        check_can_split()
+    if polygons:
+        check_can_outline(polygons, classes)
     started = time.perf_counter()
     version = store_version(out) if is_store(out) else "0.5"
+    asked = {"min_size": min_size, "fill_below": fill_holes, "split_below": split}
     with writing(out):
         if overwrite:
             clear_labels(out)
         source = reachable(classes, out, runner)
-        asked = {"min_size": min_size, "fill_below": fill_holes, "split_below": split}
-        finding = new_finding(source, out, block, connectivity, fingerprint=classes.fingerprint, **asked)
-        done = finished(finding)
+        finding = new_finding(source, out, block, connectivity, fingerprint=class_fingerprint(classes, out), **asked)
         reports = []
-        if not done:
+        if not finished(finding):
             set_status(out, version, "running")
             reports = run_label(finding, Measuring(image_beside(out, classes)), version, runner, progress)
             shutil.rmtree(out / WORK)
+        if polygons:
+            set_status(out, version, "running")
+            reports += run_outlines(out, finding.grid, polygons, runner, progress)
         set_status(out, version, "complete")
     said = group_attributes(out / OBJECTS)["tilekit"]
     return {
@@ -228,6 +243,36 @@ def label_image(
         "seconds": round(time.perf_counter() - started, 3),
         "output": str(out),
     }
+
+
+def label_segmented(out: Path, runner: Runner, progress: Progress = no_progress) -> dict[str, Any]:
+    """Label a store whose class map has just been made: labels of an earlier class map are made anew."""
+    classes, store = open_classes(out, None)
+    recorded = (read_arguments(out, STAGE) or {}).get("classes")
+    now = {k: v for k, v in class_fingerprint(classes, store).items() if k != "path"}
+    overwrite = recorded is not None and recorded != json.loads(json.dumps(now))
+    return label_image(classes, store, runner, overwrite=overwrite, progress=progress)
+
+
+def open_classes(classes: str | Path, out: str | Path | None) -> tuple[Source, Path]:
+    """The class map and the output: of a store that has one, or of a class map and an output of its own."""
+    if out is not None and Path(out) != Path(classes):
+        return open_image(classes, as_labels=True), Path(out)
+    store = Path(classes)
+    if not (store / CLASSES).is_dir():
+        raise InputError(f"{store}: has no {CLASSES}; segment it first, or name a class map and an output")
+    if any(s["done"] < s["blocks"] for s in stages(store) if s["stage"].startswith(PREDICT)):
+        raise InputError(f"{store}: its class map is not complete; run the same segment command again first")
+    return open_image(store / CLASSES, as_labels=True), store
+
+
+def class_fingerprint(classes: Source, out: Path) -> dict[str, Any]:
+    """Facts that change when the class map does; of one that tilekit wrote into this output, every block."""
+    facts = dict(classes.fingerprint)
+    where = getattr(classes.reference, "source", None)
+    if isinstance(where, str | Path) and Path(where).resolve() == (out / CLASSES).resolve():
+        facts["written"] = written_digest(out, PREDICT)
+    return facts
 
 
 def check_label_arguments(classes: Source, out: Path, connectivity: int, block: int) -> None:

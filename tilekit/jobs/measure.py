@@ -27,7 +27,6 @@ class Measuring:
 
     image: Source | None
     """The image at the class map's resolution, for intensities; None for places alone."""
-    class_names: tuple[str, ...] = ()
 
     @property
     def n_channels(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilekit import __version__, geozarr
+from tilekit import __version__, geozarr, ngff
 from tilekit.box import Box
 from tilekit.boxes import Boxes
 from tilekit.engine import Progress, Receipt, Report, Stage, execute
@@ -224,6 +224,32 @@ def complete_pyramid(
         )
         reports.append(execute(job, runner, progress))
     return reports
+
+
+def write_metadata(pyramid: Pyramid, source: Source, meaning: dict[str, Any]) -> None:
+    """OME-NGFF's of a pyramid made from a source: its place, what is in it, and its name among the labels."""
+    version = pyramid.version
+    group, _, name = pyramid.name.rpartition("/")
+    entry = ngff.multiscales(
+        name,
+        pyramid.axes,
+        len(pyramid.levels),
+        version,
+        pixel_size=source.pixel_size,
+        translation=source.translation,
+        method="majority" if pyramid.is_labels else "mean",
+    )
+    if group:
+        attributes = group_attributes(pyramid.out / group)
+        listed = [other for other in attributes.get("ome", attributes).get("labels", []) if other != name]
+        update_group(pyramid.out / group, version, ngff.as_attributes(version, labels=[*listed, name]))
+    update_group(pyramid.out / pyramid.name, version, ngff.as_attributes(version, multiscales=entry, **meaning))
+
+
+def is_sharded(out: Path, version: str) -> bool:
+    """Labels are sharded where the image beside them is, or is not tilekit's."""
+    ingested = read_arguments(out, "ingest")
+    return version != "0.4" and (ingested is None or ingested["shard"] != ingested["chunk"])
 
 
 def stage_folder(out: Path, stage: str) -> Path:

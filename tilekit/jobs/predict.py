@@ -17,14 +17,13 @@ from tilekit.boxes import Boxes
 from tilekit.engine import Progress, Receipt, Stage, execute, no_progress
 from tilekit.jobs.area import Area
 from tilekit.jobs.input import Input, Mask
-from tilekit.jobs.output import Pyramid, complete_pyramid, lay_levels, set_status, stage_folder
+from tilekit.jobs.output import Pyramid, complete_pyramid, lay_levels, set_status, stage_folder, write_metadata
 from tilekit.ledger import Summary, mark_started
 from tilekit.plan import Plan
 from tilekit.predictor import VOID, Predictor
 from tilekit.resample import Grid
 from tilekit.run import Runner
 from tilekit.stats import count_bytes
-from tilekit.store import group_attributes, update_group
 from tilekit.tiling import Block, Tile, reach_of, tiles_of
 
 Array = NDArray[Any]
@@ -237,7 +236,7 @@ def run_predict(
         asked.write(out, STAGE)
         set_status(out, config.pyramids[0].version, "running")
         for pyramid in config.pyramids:
-            _write_metadata(config, pyramid)
+            write_metadata(pyramid, config.input.source, _meaning(config, pyramid))
             pyramid.create()
 
     out, grid = config.pyramids[0].out, config.plan.grid
@@ -254,30 +253,10 @@ def prediction_folder(out: Path) -> Path:
     return stage_folder(out, STAGE)
 
 
-def _write_metadata(config: PredictConfig, pyramid: Pyramid) -> None:
-    source, names, version = config.input.source, config.predictor.class_names, pyramid.version
-    entry = ngff.multiscales(
-        pyramid.name.rpartition("/")[2],
-        pyramid.axes,
-        len(pyramid.levels),
-        version,
-        pixel_size=source.pixel_size,
-        translation=source.translation,
-        method="majority" if pyramid.is_labels else "mean",
-    )
-    content: dict[str, Any] = {"multiscales": entry}
+def _meaning(config: PredictConfig, pyramid: Pyramid) -> dict[str, Any]:
+    """Names and colors of classes."""
+    names = config.predictor.class_names
     if pyramid.is_labels:
-        labels = pyramid.out / "labels"
-        listed = _listed_labels(labels)
-        update_group(labels, version, ngff.as_attributes(version, labels=[*listed, "classes"]))
-        content["image-label"] = ngff.image_label(names, VOID, version)
-    else:
-        top = 255.0 if pyramid.dtype == "|u1" else 1.0
-        content["omero"] = ngff.omero(names, [(0.0, top, 0.0, top)] * len(names))
-    update_group(pyramid.out / pyramid.name, version, ngff.as_attributes(version, **content))
-
-
-def _listed_labels(labels: Path) -> list[str]:
-    attributes = group_attributes(labels)
-    listed = attributes.get("ome", attributes).get("labels", [])
-    return [name for name in listed if name != "classes"]
+        return {"image-label": ngff.image_label(names, VOID, pyramid.version)}
+    top = 255.0 if pyramid.dtype == "|u1" else 1.0
+    return {"omero": ngff.omero(names, [(0.0, top, 0.0, top)] * len(names))}

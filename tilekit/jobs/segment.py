@@ -21,7 +21,7 @@ from tilekit.jobs.auto_mask import store_auto_mask
 from tilekit.jobs.checks import check_pixel_size, choose_channels, choose_grid
 from tilekit.jobs.ingest import image_pyramid, run_ingest
 from tilekit.jobs.input import Input, show
-from tilekit.jobs.output import check_disk, check_output, clear_output, set_status, writing
+from tilekit.jobs.output import check_disk, check_output, clear_output, is_sharded, set_status, writing
 from tilekit.jobs.predict import (
     CLASSES,
     PROBABILITIES,
@@ -235,10 +235,7 @@ def predict_stage(job: Job, runner: Runner, progress: Progress = no_progress) ->
 
 
 def _layout(job: Job) -> Layout:
-    """Labels are sharded where the image is, or is not tilekit's."""
-    ingested = read_arguments(job.out, "ingest")
-    sharded = job.version != "0.4" and (ingested is None or ingested["shard"] != ingested["chunk"])
-    return Layout(job.out, job.version, sharded, job.options.probabilities)
+    return Layout(job.out, job.version, is_sharded(job.out, job.version), job.options.probabilities)
 
 
 def _fill(job: Job, source: Source, runner: Runner, progress: Progress) -> tuple[float, ...]:

@@ -1,6 +1,8 @@
-"""The door to rasterio for coordinates: points of one CRS in another."""
+"""The door to rasterio for vectors: points of one CRS in another, outlines of numbered pixels."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +10,14 @@ from numpy.typing import NDArray
 from tilekit.errors import InputError
 
 LONGITUDE_LATITUDE = "OGC:CRS84"
+
+
+def trace_numbers(numbers: NDArray[np.int32]) -> Iterator[tuple[int, list[list[tuple[float, float]]]]]:
+    """Each 4-connected piece of a number above 0 in a window (y, x), with its rings in pixels (x, y), shell first."""
+    from rasterio.features import shapes
+
+    for geometry, number in shapes(numbers, mask=numbers > 0, connectivity=4):
+        yield int(number), geometry["coordinates"]
 
 
 def transform_points(points: NDArray[np.float64], source_crs: str, target_crs: str, name: str) -> NDArray[np.float64]:

@@ -38,6 +38,7 @@ from tilekit.sources.source import (
     scaled,
     with_channels,
 )
+from tilekit.sources.zarr_chunks import Chunks, direct_chunks
 from tilekit.sources.zarr_documents import attributes_of, first_line, is_array, open_array
 from tilekit.sources.zarr_meaning import parse_meaning
 from tilekit.sources.zarr_place import find_georeference
@@ -59,6 +60,8 @@ class ZarrReader:
     channels: tuple[int, ...] | None
     axis: int
     """Axis of the channels as presented; unused where none are chosen."""
+    direct: Chunks | None = None
+    """The same pixels, read without zarr where their layout allows."""
 
     def read(self, box: Box) -> NDArray[Any]:
         if self.channels is None:
@@ -76,7 +79,7 @@ class ZarrReader:
         for part, place in zip(slices, self.order, strict=True):
             stored[place] = part
         try:
-            pixels = np.asarray(self.pixels[tuple(stored)])
+            pixels = self.direct.read(stored) if self.direct else np.asarray(self.pixels[tuple(stored)])
         except Exception as error:
             raise InputError(
                 f"{self.path}: a chunk in box {box.start} to {box.stop} cannot be decoded ({first_line(error)}); "
@@ -184,7 +187,7 @@ def _describe(reference: Reference, image: Image, arrays: list[zarr.Array[Any]])
         alpha=next((i for i, c in enumerate(chosen) if c == meaning.alpha), None),
         mask=_open_mask(reference, image, meaning.mask, levels[image.level][-2:]),
         georeference=find_georeference(_array_paths(image), arrays, image.level, scale, group),
-        reader=ZarrReader(place, pixels, order, channels, axes.find("c")),
+        reader=ZarrReader(place, pixels, order, channels, axes.find("c"), direct_chunks(place, pixels)),
     )
 
 

@@ -1,0 +1,126 @@
+"""Chunks of the commonest layout of Zarr 3, decoded one after the other in the thread that asks.
+
+zarr-python hands every chunk to a thread and back, which costs as much as decoding a chunk of a class map. What this
+does not know is left to it: other codecs than zstd, other stores than folders, Zarr 2.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import zarr
+
+Array = NDArray[Any]
+Corner = tuple[int, ...]
+NOTHING = 2**64 - 1
+"""Offset and length of a chunk that a shard lacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """An array in a folder whose chunks are little-endian numbers under zstd, in shards or not."""
+
+    path: Path
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    shard: tuple[int, ...]
+    """Shape of what one file holds, the chunk's where there are no shards."""
+    dtype: np.dtype[Any]
+    fill: Any
+
+    def read(self, region: Sequence[slice]) -> Array:
+        """Pixels of a region; slices have start and stop inside the array. Raises ValueError for damaged bytes."""
+        out = np.empty([s.stop - s.start for s in region], self.dtype)
+        for number in product(*(_touched(s, n) for s, n in zip(region, self.shard, strict=True))):
+            self._read_file(number, region, out)
+        return out
+
+    def _read_file(self, number: Corner, region: Sequence[slice], out: Array) -> None:
+        first = [i * n for i, n in zip(number, self.shard, strict=True)]
+        last = [a + n for a, n in zip(first, self.shard, strict=True)]
+        part = [slice(max(s.start, a), min(s.stop, b)) for s, a, b in zip(region, first, last, strict=True)]
+        path = self.path.joinpath("c", *map(str, number))
+        try:
+            file = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            missing = [slice(p.start - s.start, p.stop - s.start) for p, s in zip(part, region, strict=True)]
+            out[tuple(missing)] = self.fill
+            return
+        try:
+            places = self._places(file)
+            for inner in product(*(_touched(s, n) for s, n in zip(part, self.chunk, strict=True))):
+                place = places[tuple(i - a // n for i, a, n in zip(inner, first, self.chunk, strict=True))]
+                pixels = self._decode(file, *place.tolist())
+                corner = [i * n for i, n in zip(inner, self.chunk, strict=True)]
+                both = [
+                    slice(max(p.start, a), min(p.stop, a + n)) for p, a, n in zip(part, corner, self.chunk, strict=True)
+                ]
+                target = tuple(slice(b.start - s.start, b.stop - s.start) for b, s in zip(both, region, strict=True))
+                inside = tuple(slice(b.start - a, b.stop - a) for b, a in zip(both, corner, strict=True))
+                out[target] = self.fill if pixels is None else pixels[inside]
+        finally:
+            os.close(file)
+
+    def _places(self, file: int) -> Array:
+        """Offset and length of each chunk of a file, (chunks along each axis..., 2)."""
+        size = os.fstat(file).st_size
+        counts = [a // b for a, b in zip(self.shard, self.chunk, strict=True)]
+        if self.shard == self.chunk:
+            return np.array([0, size], np.uint64).reshape(*counts, 2)
+        length = 16 * int(np.prod(counts))
+        index = os.pread(file, length + 4, max(size - length - 4, 0))
+        data, checksum = index[:-4], int.from_bytes(index[-4:], "little")
+        if len(data) != length or int(google_crc32c.value(data)) != checksum:
+            raise ValueError("the checksum of a shard's index does not fit")
+        return np.frombuffer(data, "<u8").reshape(*counts, 2)
+
+    def _decode(self, file: int, offset: int, length: int) -> Array | None:
+        if offset == length == NOTHING:
+            return None
+        nbytes = int(np.prod(self.chunk)) * self.dtype.itemsize
+        decode: Any = imagecodecs.zstd_decode
+        data = decode(os.pread(file, length, offset), out=nbytes)
+        if len(data) != nbytes:
+            raise ValueError(f"a chunk holds {len(data)} bytes, must be {nbytes}")
+        return np.frombuffer(data, self.dtype).reshape(self.chunk)
+
+
+def _touched(part: slice, n: int) -> Iterator[int]:
+    """Numbers of the steps of n that a range touches."""
+    yield from range(part.start // n, -(-part.stop // n))
+
+
+def direct_chunks(path: Path, array: zarr.Array[Any]) -> Chunks | None:
+    """How to read an array at this path without zarr; None where it is laid out otherwise."""
+    from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
+
+    metadata = array.metadata
+    if metadata.zarr_format != 3 or array.dtype.kind not in "uif" or not array.dtype.isnative:
+        return None
+    if metadata.chunk_key_encoding.to_dict() != {"name": "default", "configuration": {"separator": "/"}}:
+        return None
+    codecs = metadata.codecs
+    if len(codecs) == 1 and isinstance(sharding := codecs[0], ShardingCodec):
+        kinds = [type(c) for c in sharding.index_codecs]
+        if sharding.index_location.value != "end" or kinds != [BytesCodec, Crc32cCodec]:
+            return None
+        codecs = sharding.codecs
+    if [type(c) for c in codecs] != [BytesCodec, ZstdCodec] or not _is_little(codecs[0]):
+        return None
+    shard = array.shards or array.chunks
+    return Chunks(path, array.shape, array.chunks, shard, array.dtype, array.fill_value)
+
+
+def _is_little(codec: Any) -> bool:
+    return codec.endian is None or codec.endian.value == "little"
