@@ -71,8 +71,14 @@ def test_two_workers_write_the_same_bytes(classes: Path, undisturbed: Path, tmp_
         assert_same(tmp_path / f"{workers}.zarr", undisturbed)
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("stage", "workers"),
+    [
+        ("label-objects-find", "0"),
+        ("label", "2"),
+        *[pytest.param(s, w, marks=pytest.mark.slow) for s in STAGES for w in "02"],
+    ],
+)
 def test_a_killed_tree_continues_with_the_same_bytes(
     classes: Path, undisturbed: Path, tmp_path: Path, stage: str, workers: str
 ) -> None:
@@ -90,7 +96,7 @@ def test_a_killed_tree_continues_with_the_same_bytes(
     assert_same(out, undisturbed)
 
 
-@pytest.mark.parametrize("tear", [truncate, flip, delete])
+@pytest.mark.parametrize("tear", [flip, *[pytest.param(t, marks=pytest.mark.slow) for t in (truncate, delete)]])
 def test_torn_files_between_the_stages_are_made_again(
     classes: Path, undisturbed: Path, tmp_path: Path, tear: object
 ) -> None:
