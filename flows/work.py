@@ -18,7 +18,7 @@ from models import load
 from tilekit.engine import Progress, no_progress
 from tilekit.errors import InputError
 from tilekit.jobs.ingest import ingest_image
-from tilekit.jobs.label import label_image, label_segmented, open_classes
+from tilekit.jobs.label import label_image, label_stage, open_classes
 from tilekit.jobs.output import as_source
 from tilekit.jobs.segment import Job, Options, prepare, run_stages
 from tilekit.predictor import Predictor
@@ -148,5 +148,5 @@ def segment_job(
         return {"output": str(job.out), "preview": pictures}
     result = run_stages(job, runner, progress, overwrite=parameters.overwrite, step=step)
     if parameters.objects:
-        result["objects"] = call(label_segmented, job.out, runner, progress)["objects"]
+        result["objects"] = call(label_stage, job.out, runner, progress)["objects"]
     return {**result, "preview": pictures} if pictures else result

@@ -168,6 +168,20 @@ def test_table_counts_an_object_cut_by_seams_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table["touches_edge"], ndimage.maximum(beside_void, whole, ids))
 
 
+def test_the_table_is_the_same_whatever_is_folded_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = np.stack([blobs(0.2, seed) for seed in range(6)]).reshape(2, 3, SIDE, SIDE)
+    labeled(stack, tmp_path / "whole.zarr", block=64)
+    for module in ("measure", "label"):
+        monkeypatch.setattr(f"tilekit.jobs.{module}.BATCH", 7)
+    ids = labeled(stack, tmp_path / "batches.zarr", block=64)
+    whole, batches = (pq.read_table(tmp_path / f"{n}.zarr/tables/objects.parquet") for n in ("whole", "batches"))
+    assert whole.equals(batches)
+    assert pq.ParquetFile(tmp_path / "batches.zarr/tables/objects.parquet").num_row_groups > 3
+    first = np.unique(ids, return_index=True)[1][1:]
+    t, z, _, _ = np.unravel_index(first, ids.shape)
+    np.testing.assert_array_equal(np.stack([whole["t"], whole["z"]]), [t, z])
+
+
 def test_planes_are_numbered_one_after_the_other(tmp_path: Path) -> None:
     planes = np.stack([blobs(0.2, seed) for seed in range(3)])
     found = labeled(planes, tmp_path / "o.zarr", block=64)

@@ -12,7 +12,7 @@ import pytest
 from tests.faults.harness import call, make_image, make_model
 from tilekit import __version__
 
-COMMANDS = ("info", "ingest", "plan", "segment", "status", "verify", "demo")
+COMMANDS = ("info", "ingest", "plan", "segment", "label", "status", "verify", "demo")
 PLAN_KEYS = {
     "image", "model", "halo", "stride", "core", "block", "n_tiles", "n_blocks", "redundancy", "task_bytes",
     "output_bytes", "seconds",
@@ -103,3 +103,40 @@ def test_figures_for_people_are_lines_of_name_and_value(files: Path) -> None:
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert lines["stride"] == "4, 4"
     assert done.stderr == ""
+
+
+def test_segment_with_objects_and_label_afterwards(files: Path, tmp_path: Path) -> None:
+    import numpy as np
+    import zarr
+
+    from tests.test_label import whole_image
+
+    out = tmp_path / "out.zarr"
+    arguments = ("segment", files / "image.tif", files / "model.safetensors", out, "--block", 64, "--workers", 0)
+    found = figures(*arguments, "--objects")
+    classes = np.asarray(zarr.open_array(str(out / "labels/classes/0"), mode="r")[:])
+    ids = np.asarray(zarr.open_array(str(out / "labels/objects/0"), mode="r")[:])
+    np.testing.assert_array_equal(ids, whole_image(classes, 8))
+    assert found["objects"] == ids.max()
+    assert figures("label", out, "--workers", 0)["objects"] == ids.max()
+    assert figures("status", out)["status"] == "complete"
+    alone = figures("label", out / "labels/classes", tmp_path / "objects.zarr", "--connectivity", 4, "--workers", 0)
+    assert alone["objects"] == whole_image(classes, 4).max()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{files}/image.tif"], "has no labels/classes; segment it first, or name a class map and an output"),
+        (["{files}/image.tif", "{out}", "--connectivity", "6"], "--connectivity 6: input should be 4 or 8"),
+        (["{files}/image.tif", "{out}", "--polygons", "svg"], "--polygons svg: input should be 'geojson', "),
+        (["{files}/image.tif", "{out}", "--split", "9", "--fill-holes", "9"], "not both"),
+        (["{files}/absent.tif", "{out}"], "absent.tif"),
+    ],
+)
+def test_bad_input_of_label_is_one_line(files: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = call("label", *(a.format(files=files, out=tmp_path / "out.zarr") for a in arguments), "--workers", "0")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out.zarr").exists()

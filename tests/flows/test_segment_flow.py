@@ -175,6 +175,31 @@ def test_a_preview_is_a_task_run_and_an_artifact(case: Case, prefect_here: str, 
     assert "data:image/png;base64," in artifacts["segment-preview"]["data"]
 
 
+def test_objects_are_a_task_run_of_segment_and_a_flow_of_their_own(
+    case: Case, prefect_here: str, tmp_path: Path
+) -> None:
+    from flows.label import label
+    from flows.params import LabelParameters, SegmentParameters
+    from flows.segment import segment
+    from flows.work import label_file
+
+    out, other = tmp_path / "out.zarr", tmp_path / "objects.zarr"
+    result = segment(str(case.image), str(case.model), str(out), SegmentParameters(**OPTIONS, objects=True))
+    (run,) = [r for r in ask(prefect_here, "flow_runs") if r["parameters"].get("out") == str(out)]
+    tasks = ask_until(prefect_here, "task_runs", 5, flow_runs={"id": {"any_": [run["id"]]}})
+    assert sorted(t["name"].rpartition("-")[0] for t in tasks) == ["finish", "ingest", "label", "predict", "publish"]
+    parameters = LabelParameters(workers=0, block=64)
+    found = label(str(case.undisturbed / "labels/classes"), str(other), parameters)
+    assert found["objects"] == result["objects"] > 0
+    (run,) = [r for r in ask(prefect_here, "flow_runs") if r["parameters"].get("out") == str(other)]
+    assert run["state"]["type"] == "COMPLETED"
+    artifacts = ask_until(prefect_here, "artifacts", 2, flow_runs={"id": {"any_": [run["id"]]}})
+    assert {"label-summary", "label-progress-label"} <= {a["key"] for a in artifacts}
+    plain = tmp_path / "plain.zarr"
+    label_file(str(case.undisturbed / "labels/classes"), str(plain), parameters)
+    assert_same(other, plain)
+
+
 @pytest.mark.parametrize("bad", ["image", "arguments"])
 def test_a_flow_with_bad_input_fails_at_once_and_is_not_retried(
     case: Case, prefect_here: str, tmp_path: Path, bad: str

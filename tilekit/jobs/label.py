@@ -22,7 +22,7 @@ from tilekit.engine import Progress, Receipt, Report, Stage, execute, no_progres
 from tilekit.errors import InputError
 from tilekit.jobs.finding import WORK, Finding, new_finding
 from tilekit.jobs.ingest import reachable
-from tilekit.jobs.measure import TABLE, Measuring, columns, fold_parts, read_parts
+from tilekit.jobs.measure import BATCH, TABLE, Measuring, columns, fold_parts, read_parts
 from tilekit.jobs.numbering import STAGE, WriteConfig, write_objects
 from tilekit.jobs.objects import find_in_block, fold_void
 from tilekit.jobs.outlines import check_can_outline, run_outlines
@@ -64,20 +64,19 @@ class TableConfig:
 
 
 def write_table(_: int, config: TableConfig) -> Receipt:
-    """Stage table: one row per object in the order of ids, a row group per row of blocks."""
+    """Stage table: one row per object in the order of ids, a row group per batch."""
     from tilekit.tables import TableWriter
 
     redone = mark_started(stage_folder(config.out, "label-table"), 0)
-    first, sides = 1, tuple(config.planes.values())
-    rows_per_plane = len(config.objects_per_row) // math.prod(sides)
+    sides, total = tuple(config.planes.values()), sum(config.objects_per_row)
+    last_of_plane = np.cumsum(np.reshape(config.objects_per_row, (math.prod(sides), -1)).sum(1))
     with TableWriter(config.out, TABLE) as table:
-        for row, n in enumerate(config.objects_per_row):
-            objects = fold_parts(read_parts(config.out, row, config.measuring.dtype()), first, n)
-            found = columns(objects, config.measuring, config.pixel_size)
-            place = np.unravel_index(row // rows_per_plane, sides) if sides else ()
-            found |= {axis: np.full(n, i, np.int64) for axis, i in zip(config.planes, place, strict=True)}
-            table.write(found)
-            first += n
+        for batch in range(max(-(-total // BATCH), 1)):
+            n = min(total - batch * BATCH, BATCH)
+            parts = read_parts(config.out, batch, config.measuring.dtype())
+            found = columns(fold_parts(parts, batch * BATCH + 1, n), config.measuring, config.pixel_size)
+            place = np.unravel_index(np.searchsorted(last_of_plane, found["id"]), sides) if sides else ()
+            table.write(found | dict(zip(config.planes, place, strict=True)))
     return Receipt([table.record], {}, redone)
 
 
@@ -245,7 +244,7 @@ def label_image(
     }
 
 
-def label_segmented(out: Path, runner: Runner, progress: Progress = no_progress) -> dict[str, Any]:
+def label_stage(out: Path, runner: Runner, progress: Progress = no_progress) -> dict[str, Any]:
     """Label a store whose class map has just been made: labels of an earlier class map are made anew."""
     classes, store = open_classes(out, None)
     recorded = (read_arguments(out, STAGE) or {}).get("classes")

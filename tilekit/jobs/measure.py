@@ -19,6 +19,8 @@ from tilekit.tiling import Block
 Array = NDArray[Any]
 PARTS = ".tilekit/label-work/parts"
 TABLE = "tables/objects.parquet"
+BATCH = 1 << 19
+"""Objects that are folded at once, whatever the image's size: about 250 MB of sums at one channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +75,14 @@ def _channel(measuring: Measuring, block: Block, channel: int) -> Array:
     return image.read([*((i, i + 1) for i in lead), *sides]).reshape(block.box.shape)
 
 
-def put_parts(out: Path, index: int, parts: Array, last_ids: Array) -> list[Any]:
-    """Keep a block's parts, sorted out by the block row in which their object begins; `last_ids` are those of rows."""
-    rows = np.searchsorted(last_ids, parts["id"])
+def put_parts(out: Path, index: int, parts: Array) -> list[Any]:
+    """Keep a block's parts, sorted out by batches of ids."""
+    batches = (parts["id"] - 1) // BATCH
     shards = []
-    for row in np.unique(rows):
+    for batch in np.unique(batches):
         file = io.BytesIO()
-        np.save(file, parts[rows == row])
-        shards.append(put_file(out, f"{PARTS}/{row}/{index}.npy", file.getvalue()))
+        np.save(file, parts[batches == batch])
+        shards.append(put_file(out, f"{PARTS}/{batch}/{index}.npy", file.getvalue()))
     return shards
 
 
@@ -101,9 +103,9 @@ def fold_parts(parts: Array, first_id: int, n: int) -> Array:
     return out
 
 
-def read_parts(out: Path, row: int, dtype: np.dtype[Any]) -> Array:
-    """All parts of the objects that begin in a block row."""
-    files = sorted((out / PARTS / str(row)).glob("*.npy"), key=lambda p: int(p.stem))
+def read_parts(out: Path, batch: int, dtype: np.dtype[Any]) -> Array:
+    """All parts of the objects of a batch."""
+    files = sorted((out / PARTS / str(batch)).glob("*.npy"), key=lambda p: int(p.stem))
     return np.concatenate([np.zeros(0, dtype), *(np.load(f, allow_pickle=False) for f in files)])
 
 

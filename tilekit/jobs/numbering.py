@@ -37,10 +37,6 @@ class WriteConfig:
     has_void: bool
     """True where any pixel of the class map is void."""
 
-    @property
-    def last_ids(self) -> Array:
-        return np.cumsum(np.array(self.objects_per_row, np.int64))
-
 
 def write_objects(index: int, config: WriteConfig) -> Receipt:
     """Stage write: label a block again, give final ids, write them on every level that the block owns."""
@@ -59,7 +55,7 @@ def write_objects(index: int, config: WriteConfig) -> Receipt:
         edge = _is_cut(config, block, runs)
         parts = measure_block(config.measuring, block, runs, ids, edge)
         parts["class"] = classes.reshape(-1)[first_pixels(runs, classes.shape[1])]
-        shards += put_parts(finding.out, index, parts[ids > 0], config.last_ids)
+        shards += put_parts(finding.out, index, parts[ids > 0])
     return Receipt(shards, {}, redone)
 
 

@@ -107,7 +107,8 @@ def find_in_block(index: int, finding: Finding) -> Receipt:
         put_file(finding.out, finding.key("node-0", index), node.to_bytes()),
         put_file(finding.out, finding.key("found", index), pack(kept)),
     ]
-    return Receipt(shards, {"void": int(np.count_nonzero(found.classes == VOID))}, redone)
+    void = int(np.count_nonzero(found.classes == VOID)) if found.classes.max() >= VOID else 0
+    return Receipt(shards, {"void": void}, redone)
 
 
 def _tabulate(finding: Finding, block: Block, found: Found) -> Table:
