@@ -32,10 +32,11 @@ class Chunks:
     """An array in a folder whose chunks are little-endian numbers under zstd, in shards or not."""
 
     path: Path
-    shape: tuple[int, ...]
     chunk: tuple[int, ...]
     shard: tuple[int, ...]
     """Shape of what one file holds, the chunk's where there are no shards."""
+    has_index: bool
+    """True for shards, also those of one chunk."""
     dtype: np.dtype[Any]
     fill: Any
 
@@ -76,7 +77,7 @@ class Chunks:
         """Offset and length of each chunk of a file, (chunks along each axis..., 2)."""
         size = os.fstat(file).st_size
         counts = [a // b for a, b in zip(self.shard, self.chunk, strict=True)]
-        if self.shard == self.chunk:
+        if not self.has_index:
             return np.array([0, size], np.uint64).reshape(*counts, 2)
         length = 16 * int(np.prod(counts))
         index = os.pread(file, length + 4, max(size - length - 4, 0))
@@ -119,7 +120,7 @@ def direct_chunks(path: Path, array: zarr.Array[Any]) -> Chunks | None:
     if [type(c) for c in codecs] != [BytesCodec, ZstdCodec] or not _is_little(codecs[0]):
         return None
     shard = array.shards or array.chunks
-    return Chunks(path, array.shape, array.chunks, shard, array.dtype, array.fill_value)
+    return Chunks(path, array.chunks, shard, array.shards is not None, array.dtype, array.fill_value)
 
 
 def _is_little(codec: Any) -> bool:
