@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,8 @@ def _choose_grid(source: Source, predictor: Predictor, options: Options, in_plac
         return (source.level if in_place else 0), Grid.of(source.shape)
     if in_place:
         opened = [replace(source.reference, level=k).open() for k in range(len(source.levels))]
-        levels = [(level.shape[-2:], level.scale) for level in opened if level.shape[:-2] == source.shape[:-2]]
+        planar = takewhile(lambda level: level.shape[:-2] == source.shape[:-2], opened)
+        levels = [(level.shape[-2:], level.scale) for level in planar]
     else:
         planned = image_pyramid(source, Path(), block=options.block, version="0.5").levels
         levels = [(level.shape, (2.0**k, 2.0**k)) for k, level in enumerate(planned)]
@@ -235,9 +237,10 @@ def predict_stage(job: Job, runner: Runner, progress: Progress = no_progress) ->
 
 
 def _layout(job: Job) -> Layout:
-    """Labels are sharded where the image is, or is not tilekit's."""
+    """Labels are sharded where the image is; where it is not tilekit's, unless it has a place on the ground."""
     ingested = read_arguments(job.out, "ingest")
-    sharded = job.version != "0.4" and (ingested is None or ingested["shard"] != ingested["chunk"])
+    unasked = job.image.georeference is None
+    sharded = job.version != "0.4" and (ingested["shard"] != ingested["chunk"] if ingested else unasked)
     return Layout(job.out, job.version, sharded, job.options.probabilities)
 
 
