@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,17 +107,28 @@ def test_a_pyramid_whose_levels_do_not_fit_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_store_whose_levels_do_not_fit_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "pyramid.zarr"
-    group = zarr.open_group(path, mode="w")
-    datasets = []
-    for level, shape in enumerate([(64, 64), (50, 10)]):
-        group.create_array(str(level), shape=shape, chunks=(16, 16), dtype="u1")
-        scale = {"type": "scale", "scale": [2.0**level] * 2}
-        datasets.append({"path": str(level), "coordinateTransformations": [scale]})
-    axes = [{"name": a, "type": "space"} for a in "yx"]
-    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
-    assert "64" in (text := refusal(path))
+    write_pyramid(tmp_path / "pyramid.zarr", [(64, 64), (50, 10)], [1.0, 2.0])
+    assert "64" in (text := refusal(tmp_path / "pyramid.zarr"))
     assert "50" in text
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_scale_that_is_none_counts_as_not_stated(scale: float, tmp_path: Path) -> None:
+    write_pyramid(tmp_path / "pyramid.zarr", [(64, 64), (32, 32)], [scale, 2.0])
+    assert open_image(tmp_path / "pyramid.zarr").pixel_size is None
+    assert open_image(tmp_path / "pyramid.zarr", level=1).scale == (2.0, 2.0)
+
+
+def write_pyramid(path: Path, shapes: list[tuple[int, int]], scales: list[float]) -> None:
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    datasets = []
+    for level, (shape, scale) in enumerate(zip(shapes, scales, strict=True)):
+        group.create_array(str(level), shape=shape, chunks=(16, 16), dtype="u1")
+        transforms = [{"type": "scale", "scale": [scale] * 2}]
+        datasets.append({"path": str(level), "coordinateTransformations": transforms})
+    axes = [{"name": a, "type": "space", "unit": "micrometer"} for a in "yx"]
+    text = json.dumps({"multiscales": [{"version": "0.4", "axes": axes, "datasets": datasets}]})
+    (path / ".zattrs").write_text(text)
 
 
 def test_an_ome_set_with_a_missing_file_is_refused_by_its_name(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def physical_yx(multiscale: Multiscale, level: int) -> tuple[tuple[float, float]
         return None, None
     places = [multiscale.axes.index(a) for a in "yx"]
     per_unit = [micrometers(1.0, multiscale.units[i]) for i in places]
-    if per_unit[0] is None or per_unit[1] is None or min(scale[i] for i in places) <= 0:
+    if per_unit[0] is None or per_unit[1] is None or not all(0 < scale[i] < float("inf") for i in places):
         return None, None
     y, x = places
     size = (scale[y] * per_unit[0], scale[x] * per_unit[1])

@@ -239,6 +239,8 @@ def _geometry(
     if base is None or own is None or not multiscale.axes:
         return by_shape, size, at or (0.0, 0.0)
     y, x = multiscale.axes.index("y"), multiscale.axes.index("x")
+    if not all(0 < n < float("inf") for n in (base[y], base[x], own[y], own[x])):
+        return by_shape, size, at or (0.0, 0.0)
     if at is None:
         at = (0.0, 0.0) if moved is None else (moved[y] / base[y], moved[x] / base[x])
     return (own[y] / base[y], own[x] / base[x]), size, at
