@@ -57,6 +57,28 @@ def test_an_image_stored_in_any_orientation_is_seen_upright(orientation: int, tm
         assert (row.state, row.text, row.shape) == ("equal", readers, shape)
 
 
+def test_a_mask_in_a_file_beside_the_image_is_that_of_rasterio(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    valid = np.eye(40, 30, dtype=bool)
+    where = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 0, 0, -10, 0)}
+    shape = {"driver": "GTiff", "width": 30, "height": 40, "count": 1, "dtype": "uint8"}
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False),
+        rasterio.open(tmp_path / "image.tif", "w", **shape, **where) as data,
+    ):
+        data.write(np.ones((1, 40, 30), np.uint8))
+        data.write_mask(valid)
+    assert (tmp_path / "image.tif.msk").exists()
+    mask = open_image(tmp_path / "image.tif").mask
+    assert mask is not None
+    np.testing.assert_array_equal(mask.read([]) != 0, valid)
+    (row,) = rows_of(tmp_path / "image.tif", tmp_path)
+    assert row.state == "equal", row
+    tifffile.imwrite(tmp_path / "image.tif.msk", np.ones((9, 9), np.uint8))
+    with pytest.raises(InputError, match=r"image\.tif\.msk: a mask of shape \(9, 9\) beside an image of \(40, 30\)"):
+        open_image(tmp_path / "image.tif")
+
+
 def test_the_comparison_sees_one_pixel_that_differs(tmp_path: Path) -> None:
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     tifffile.imwrite(tmp_path / "a.tif", pixels)
