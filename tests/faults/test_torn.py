@@ -168,6 +168,7 @@ def test_other_arguments_end_with_2_and_one_line(case: Case, finished: Path) -> 
         f'tilekit: {finished}: was begun with other arguments (probabilities was null, now "uint8"); '
         "repeat those, or start over with --overwrite"
     ]
+    assert status(finished)["status"] == "complete"
 
 
 def test_overwrite_starts_over_with_other_arguments(case: Case, finished: Path, tmp_path: Path) -> None:

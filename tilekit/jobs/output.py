@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ from tilekit.store import (
     is_array_of,
     is_store,
     read_region,
+    store_version,
     sweep_partial,
     update_group,
     write_region,
@@ -243,12 +244,22 @@ def set_status(out: Path, version: str, status: str, **facts: Any) -> None:
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Hold an output: locked against other runs, and swept of files that a killed writer left half-written."""
+    """Hold an output: locked against other runs, and swept of files that a killed writer left half-written.
+
+    What was complete stays so where the run is refused.
+    """
     with lock(out):
+        status = None
+        with suppress(InputError):  # torn, and perhaps about to be overwritten
+            status = group_attributes(out).get("tilekit", {}).get("status")
         try:
             sweep_partial(out)
             yield
             sweep_partial(out)
+        except InputError:
+            if status == "complete":
+                set_status(out, store_version(out), status)
+            raise
         except OSError as error:
             where = error.filename or out
             raise RunError(
