@@ -35,6 +35,8 @@ class Truth:
     crs: Any = None
     transform: tuple[float, ...] | None = None
     gcps: tuple[tuple[float, ...], ...] = ()
+    slice_spacing: float | None = None
+    """Micrometers along z."""
     taken: tuple[int, ...] | None = None
     """Channels that the network takes; None for all."""
     options: tuple[str, ...] = field(default=(), kw_only=True)
@@ -46,6 +48,13 @@ class Truth:
         c = self.axes.find("c")
         by_channel = np.moveaxis(self.pixels, c, 0) if c >= 0 else self.pixels[None]
         return by_channel[list(self.taken)] if self.taken else by_channel
+
+
+def whole(path: Path) -> tuple[np.ndarray, str]:
+    """Pixels and axes by the library that `benchmarks.format_oracles` asks first."""
+    with quiet():
+        (told, *_) = truths(path, None)
+        return told.read(tuple(slice(0, n) for n in told.shape)), told.axes
 
 
 Maker = Callable[[Path], tuple[Path, Truth]]
@@ -98,23 +107,27 @@ def geographic_truth(path: Path, taken: tuple[int, ...] | None) -> Truth:
             size = (math.hypot(t.b, t.e) * unit, math.hypot(t.a, t.d) * unit)
         nodata = data.nodata
         masked_too = nodata is not None and rasterio.enums.MaskFlags.per_dataset in data.mask_flag_enums[0]
-    (told, *_) = truths(path, None)
-    with quiet():
-        pixels = told.read(tuple(slice(0, n) for n in told.shape))
+        is_palette = data.colorinterp[0].name == "palette"
+        if is_palette:
+            nodata = None  # of an index, not of a color; the mask says it
+            table = np.array([data.colormap(1)[i][:3] for i in range(256)], np.uint8)
+            pixels, axes = np.moveaxis(table[data.read(1)], -1, 0), "cyx"
+    if not is_palette:
+        pixels, axes = whole(path)
     if masked_too:  # GDAL believes the mask alone; here both make void
         valid &= ~(pixels == nodata).all(0)
     if pixels.dtype.kind == "f":
         valid &= ~np.isnan(pixels).reshape(-1, *valid.shape).any(0)
     return Truth(
         pixels,
-        told.axes,
+        axes,
         valid,
         size,
         nodata,
         crs,
         None if points or t.is_identity else tuple(t)[:6],
         tuple((p.row, p.col, p.x, p.y) for p in points),
-        taken,
+        taken=taken,
     )
 
 
@@ -125,10 +138,8 @@ def real(name: str, pixel_size: tuple[float, float] | None = None) -> Maker:
     """A real file or store whose pixel size is known by its other metadata."""
 
     def make(folder: Path) -> tuple[Path, Truth]:
-        with quiet():
-            (told, *_) = truths(found(name), None)
-            pixels = told.read(tuple(slice(0, n) for n in told.shape))
-        return DATA / name, Truth(pixels, told.axes, np.ones(pixels.shape[-2:], bool), pixel_size)
+        pixels, axes = whole(found(name))
+        return DATA / name, Truth(pixels, axes, np.ones(pixels.shape[-2:], bool), pixel_size)
 
     return make
 
@@ -171,7 +182,7 @@ def stack(folder: Path) -> tuple[Path, Truth]:
     pixels = structured_image((4, 300, 340), "uint16", seed=3)
     resolution = {"resolution": (1 / 0.32, 1 / 0.32), "metadata": {"axes": "ZYX", "unit": "um", "spacing": 2.0}}
     tifffile.imwrite(folder / "stack.tif", pixels, imagej=True, **resolution)
-    return folder / "stack.tif", Truth(pixels, "zyx", np.ones((300, 340), bool), (0.32, 0.32))
+    return folder / "stack.tif", Truth(pixels, "zyx", np.ones((300, 340), bool), (0.32, 0.32), slice_spacing=2.0)
 
 
 def hdf5(folder: Path) -> tuple[Path, Truth]:

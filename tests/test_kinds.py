@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
 from flows.main import app
@@ -123,6 +124,8 @@ def test_metadata_of_ngff_say_the_pixel_size_of_every_level(output: Output, name
     for k, dataset in enumerate(image["datasets"]):
         scale = dataset["coordinateTransformations"][0]["scale"]
         assert scale[-2:] == pytest.approx([2**k * n for n in size or (1, 1)], rel=1e-9)
+        if "z" in output.truth.axes:
+            assert scale[-3] == (output.truth.slice_spacing or 1)
 
 
 def test_napari_shows_image_and_labels_at_their_size(output: Output) -> None:
@@ -142,6 +145,8 @@ def test_napari_shows_image_and_labels_at_their_size(output: Output) -> None:
         stored = array_of(output.path, shown[kind])
         np.testing.assert_array_equal(np.asarray(levels[0]).reshape(stored.shape), stored)
         assert list(meta["scale"])[-2:] == pytest.approx(list(output.truth.pixel_size or (1, 1)), rel=1e-9)
+        if "z" in output.truth.axes:
+            assert list(meta["scale"])[-3] == (output.truth.slice_spacing or 1)
 
 
 def nodata_of(output: Output, name: str) -> Any:
@@ -218,6 +223,27 @@ def test_the_doctor_names_what_gdal_cannot_be_told(output: Output) -> None:
 
 def test_boxes_predicted_again_are_what_is_stored(output: Output) -> None:
     assert verify(output.path, load(output.model), boxes=3, side=64)["differing_pixels"] == 0
+
+
+@pytest.mark.slow
+def test_a_box_of_a_large_slide(tmp_path: Path) -> None:
+    """The whole image is brought in, one box of it labelled."""
+    path = found("large-crc-wsi/CRC01_Hoechst_level2_17408x14336.ome.tif")
+    box = np.s_[6000:7200, 9000:10500]
+    with tifffile.imread(path, aszarr=True, level=0) as store:
+        pixels = np.asarray(zarr.open_array(store, mode="r")[box])
+    truth = Truth(np.moveaxis(pixels, -1, 0), "cyx", np.ones((1200, 1500), bool), (0.65, 0.65))
+    model, out = make_network(truth, tmp_path / "model.safetensors"), tmp_path / "out.zarr"
+    tilekit("segment", path, model, out, "--workers", 0, "--pixel-size", 0.65, "--box", "6000:7200,9000:10500")
+    for name in NAMES:
+        test_metadata_of_ngff_say_the_pixel_size_of_every_level(Output(out, "0.5", truth, model), name)
+    image, classes = (zarr.open_array(out / name / "0", mode="r") for name in NAMES)
+    assert (image.shape, classes.shape) == ((3, 14336, 17408), (14336, 17408))
+    np.testing.assert_array_equal(image[(slice(None), *box)], truth.pixels)
+    valid = np.zeros(classes.shape, bool)
+    valid[box] = True
+    check_void(np.asarray(classes), valid)
+    assert verify(out, load(model), boxes=3, side=64)["differing_pixels"] == 0
 
 
 @pytest.mark.parametrize("name", [f"{GEO}/rasterio/RGB.byte.tif", f"{S1F}_S1.tif"], ids=["value", "NaN"])

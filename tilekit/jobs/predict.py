@@ -262,6 +262,7 @@ def _write_metadata(config: PredictConfig, pyramid: Pyramid) -> None:
         len(pyramid.levels),
         version,
         pixel_size=source.pixel_size,
+        slice_spacing=source.slice_spacing,
         translation=source.translation,
         method="majority" if pyramid.is_labels else "mean",
     )

@@ -156,6 +156,15 @@ def physical_yx(multiscale: Multiscale, level: int) -> tuple[tuple[float, float]
     return size, at
 
 
+def physical_z(multiscale: Multiscale, level: int) -> float | None:
+    """Micrometers from one slice of a level to the next; None where not stated."""
+    scale = multiscale.scales[level]
+    if scale is None or "z" not in multiscale.axes:
+        return None
+    z = multiscale.axes.index("z")
+    return micrometers(scale[z], multiscale.units[z])
+
+
 def check_levels(multiscale: Multiscale, axes: str, shapes: Sequence[Sequence[int]], name: str) -> None:
     """Refuse a pyramid whose levels are not one image: `shapes` of all levels, along the stored `axes`."""
     for stated in (*multiscale.scales, *multiscale.translations):

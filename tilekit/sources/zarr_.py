@@ -22,6 +22,7 @@ from tilekit.sources.ngff import (
     is_series_layout,
     parse_multiscale,
     physical_yx,
+    physical_z,
 )
 from tilekit.sources.quiet import without_warnings
 from tilekit.sources.source import (
@@ -174,6 +175,7 @@ def _describe(reference: Reference, image: Image, arrays: list[zarr.Array[Any]])
         tiling=_tiling(pixels),
         segment_bytes=prod(pixels.chunks) * pixels.dtype.itemsize,
         pixel_size=scaled(reference.pixel_size, scale) or size,
+        slice_spacing=physical_z(image.multiscale, image.level) if image.multiscale else None,
         scale=scale,
         translation=translation,
         channel_names=pick_names(meaning.channel_names, n_channels, channels),
