@@ -28,6 +28,7 @@ def image_facts(image: str, source: Source) -> dict[str, Any]:
         "level": source.level,
         "levels": [list(shape) for shape in source.levels],
         "pixel_size": _listed(source.pixel_size),
+        "slice_spacing": source.slice_spacing,
         "translation": list(source.translation),
         "channels": _listed(source.channel_names),
         "wavelengths": _listed(source.wavelengths),
@@ -63,6 +64,8 @@ def _in_words(name: str, value: Any) -> Any:
             return " x ".join(map(str, value))
         case "pixel_size":
             return " x ".join(f"{n:g}" for n in value) + " µm (y, x)"
+        case "slice_spacing":
+            return f"{value:g} µm (z)"
         case "wavelengths":
             return ["unknown" if n is None else f"{n:g} nm" for n in value]
         case "value_scale":

@@ -337,6 +337,39 @@ def test_the_mask_of_a_file_is_void(image: np.ndarray, tmp_path: Path) -> None:
     assert (found == np.where(valid, whole_image_classes(FILTER, np.where(valid, image, mean)), VOID)).all()
 
 
+@pytest.mark.parametrize("kind", ["alpha", "mask"])
+def test_alpha_and_mask_of_a_resampled_image_are_void_on_its_own_pixels(kind: str, tmp_path: Path) -> None:
+    """Read from level 1, of which a network pixel is 1.65; beyond the halo of the hole nothing changes."""
+    shape, predictor = (700, 600), PlainFilter(in_channels=3, pixel_size=(3.3, 3.3))
+    colors = np.moveaxis(structured_image((3, *shape), np.uint8, seed=7), 0, -1)
+    valid = np.full(shape, 255, np.uint8)
+    valid[301:348, 211:260] = 0
+    found = []
+    for name, hole in (("whole", np.full(shape, 255, np.uint8)), ("hole", valid)):
+        path = tmp_path / f"{name}.tif"
+        if kind == "alpha":
+            rgba(path, np.concatenate([colors, hole[..., None]], axis=-1))
+        else:
+            with (
+                rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+                rasterio.open(
+                    path, "w", driver="GTiff", height=shape[0], width=shape[1], count=3, dtype="uint8", crs=32633,
+                    transform=Affine(1, 0, 5e5, 0, -1, 5e6),
+                ) as file,
+            ):  # fmt: skip
+                file.write(np.moveaxis(colors, -1, 0))
+                file.write_mask(hole)
+        out = tmp_path / f"{name}.zarr"
+        tilekit.predict(path, predictor, out, pixel_size=1.0, tile=32, block=150)
+        found.append(classes_of(out))
+        assert ((found[-1] == VOID) == (hole == 0)).all()
+        assert tilekit.verify(out, predictor, boxes=6, side=96)["differing_pixels"] == 0
+    changed = np.argwhere((found[0] != found[1]) & (valid > 0))
+    reach = (predictor.halo.before[0] + predictor.stride[0] + 2) * 3.3
+    assert len(changed)
+    assert ((changed >= (301 - reach, 211 - reach)) & (changed <= (348 + reach, 260 + reach))).all()
+
+
 def test_a_pixel_with_the_nodata_value_in_the_networks_channel_alone_is_no_void(tmp_path: Path) -> None:
     pixels = np.maximum(structured_image((3, *SHAPE), np.uint8, seed=5), 1)
     pixels[1, 40:60, 40:60] = 0

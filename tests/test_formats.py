@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +57,28 @@ def test_an_image_stored_in_any_orientation_is_seen_upright(orientation: int, tm
         assert (row.state, row.text, row.shape) == ("equal", readers, shape)
 
 
+def test_a_mask_in_a_file_beside_the_image_is_that_of_rasterio(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    valid = np.eye(40, 30, dtype=bool)
+    where = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 0, 0, -10, 0)}
+    shape = {"driver": "GTiff", "width": 30, "height": 40, "count": 1, "dtype": "uint8"}
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False),
+        rasterio.open(tmp_path / "image.tif", "w", **shape, **where) as data,
+    ):
+        data.write(np.ones((1, 40, 30), np.uint8))
+        data.write_mask(valid)
+    assert (tmp_path / "image.tif.msk").exists()
+    mask = open_image(tmp_path / "image.tif").mask
+    assert mask is not None
+    np.testing.assert_array_equal(mask.read([]) != 0, valid)
+    (row,) = rows_of(tmp_path / "image.tif", tmp_path)
+    assert row.state == "equal", row
+    tifffile.imwrite(tmp_path / "image.tif.msk", np.ones((9, 9), np.uint8))
+    with pytest.raises(InputError, match=r"image\.tif\.msk: a mask of shape \(9, 9\) beside an image of \(40, 30\)"):
+        open_image(tmp_path / "image.tif")
+
+
 def test_the_comparison_sees_one_pixel_that_differs(tmp_path: Path) -> None:
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     tifffile.imwrite(tmp_path / "a.tif", pixels)
@@ -106,17 +129,28 @@ def test_a_pyramid_whose_levels_do_not_fit_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_store_whose_levels_do_not_fit_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "pyramid.zarr"
-    group = zarr.open_group(path, mode="w")
-    datasets = []
-    for level, shape in enumerate([(64, 64), (50, 10)]):
-        group.create_array(str(level), shape=shape, chunks=(16, 16), dtype="u1")
-        scale = {"type": "scale", "scale": [2.0**level] * 2}
-        datasets.append({"path": str(level), "coordinateTransformations": [scale]})
-    axes = [{"name": a, "type": "space"} for a in "yx"]
-    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
-    assert "64" in (text := refusal(path))
+    write_pyramid(tmp_path / "pyramid.zarr", [(64, 64), (50, 10)], [1.0, 2.0])
+    assert "64" in (text := refusal(tmp_path / "pyramid.zarr"))
     assert "50" in text
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_scale_that_is_none_counts_as_not_stated(scale: float, tmp_path: Path) -> None:
+    write_pyramid(tmp_path / "pyramid.zarr", [(64, 64), (32, 32)], [scale, 2.0])
+    assert open_image(tmp_path / "pyramid.zarr").pixel_size is None
+    assert open_image(tmp_path / "pyramid.zarr", level=1).scale == (2.0, 2.0)
+
+
+def write_pyramid(path: Path, shapes: list[tuple[int, int]], scales: list[float]) -> None:
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    datasets = []
+    for level, (shape, scale) in enumerate(zip(shapes, scales, strict=True)):
+        group.create_array(str(level), shape=shape, chunks=(16, 16), dtype="u1")
+        transforms = [{"type": "scale", "scale": [scale] * 2}]
+        datasets.append({"path": str(level), "coordinateTransformations": transforms})
+    axes = [{"name": a, "type": "space", "unit": "micrometer"} for a in "yx"]
+    text = json.dumps({"multiscales": [{"version": "0.4", "axes": axes, "datasets": datasets}]})
+    (path / ".zattrs").write_text(text)
 
 
 def test_an_ome_set_with_a_missing_file_is_refused_by_its_name(tmp_path: Path) -> None:

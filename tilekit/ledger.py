@@ -218,7 +218,7 @@ class Ledger:
         total: Summary = {}
         for number, line in enumerate(self._lines()):
             for i, part in line.get("each", {}).items():
-                if last[i] == number:
+                if last.get(i) == number:
                     total = self.fold(total, part)
         return total
 

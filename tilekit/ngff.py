@@ -18,26 +18,30 @@ def multiscales(
     version: str,
     *,
     pixel_size: Scale | None,
+    slice_spacing: float | None = None,
     translation: Scale = (0.0, 0.0),
     method: str,
 ) -> list[dict[str, Any]]:
     """The multiscales entry of a pyramid by halving; pixel size and translation (y, x) in micrometres, or in pixels.
 
+    `slice_spacing`: micrometres from one slice (z) to the next, None where unknown.
+
     A cell of level k covers 2^k pixels, so its centre lies (2^k - 1) / 2 pixels further than that of level 0.
     """
     size = pixel_size or (1.0, 1.0)
-    lead = len(axes) - 2
+    lead = [slice_spacing or 1.0 if a == "z" else 1.0 for a in axes[:-2]]
+    sized = ("yx" if pixel_size else "") + ("z" if slice_spacing else "")
     datasets = []
     for k in range(n_levels):
-        scale = [1.0] * lead + [s * 2**k for s in size]
-        shift = [0.0] * lead + [t + s * (2**k - 1) / 2 for s, t in zip(size, translation, strict=True)]
+        scale = lead + [s * 2**k for s in size]
+        shift = [0.0] * len(lead) + [t + s * (2**k - 1) / 2 for s, t in zip(size, translation, strict=True)]
         transformations: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
         if any(shift):
             transformations.append({"type": "translation", "translation": shift})
         datasets.append({"path": str(k), "coordinateTransformations": transformations})
     entry: dict[str, Any] = {
         "name": name,
-        "axes": [_axis(a, pixel_size is not None) for a in axes],
+        "axes": [_axis(a, a in sized) for a in axes],
         "datasets": datasets,
         "type": method,
     }
@@ -48,7 +52,7 @@ def multiscales(
 
 def _axis(name: str, sized: bool) -> dict[str, str]:
     axis = {"name": name, "type": AXIS_TYPES[name]}
-    if sized and name in "yx":
+    if sized:
         axis["unit"] = "micrometer"
     return axis
 

@@ -61,6 +61,7 @@ def test_every_fact_of_a_source_is_told() -> None:
         "level": 0,
         "levels": [[2, 30, 40]],
         "pixel_size": [0.5, 0.25],
+        "slice_spacing": None,
         "translation": [1.0, 2.0],
         "channels": ["DAPI", "mask"],
         "wavelengths": [461.0, None],

@@ -21,7 +21,7 @@ def bigtiff(tags: Sequence[tuple[int, int, int]]) -> bytes:
     return head.ljust(1024, b"\0") + zlib.compress(b"\0" * 4096)
 
 
-def _tiff(compression: int, **layout: int) -> bytes:
+def _tiff(compression: int, side: int = SIDE, **layout: int) -> bytes:
     numbers = {
         "rows": 278,
         "offsets": 273,
@@ -31,7 +31,7 @@ def _tiff(compression: int, **layout: int) -> bytes:
         "tiles": 324,
         "tile_counts": 325,
     }
-    common = [(256, 4, SIDE), (257, 4, SIDE), (258, 3, 8), (259, 3, compression), (262, 3, 1), (277, 3, 1)]
+    common = [(256, 4, side), (257, 4, side), (258, 3, 8), (259, 3, compression), (262, 3, 1), (277, 3, 1)]
     return bigtiff([*common, *((numbers[name], 16, value) for name, value in layout.items())])
 
 
@@ -49,6 +49,10 @@ def tiff_of_one_tile() -> bytes:
 
 def tiff_of_one_sparse_tile() -> bytes:
     return _tiff(8, width=SIDE, length=SIDE, tiles=0, tile_counts=0)
+
+
+def tiff_of_one_tile_of_4_gib() -> bytes:
+    return _tiff(8, side=2**16, width=2**16, length=2**16, tiles=1024, tile_counts=24)
 
 
 def tiff_without_its_tiles() -> bytes:
@@ -119,6 +123,7 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "one-deflated-strip.tif": tiff_of_one_deflated_strip,
     "one-tile.tif": tiff_of_one_tile,
     "one-sparse-tile.tif": tiff_of_one_sparse_tile,
+    "one-tile-of-4-gib.tif": tiff_of_one_tile_of_4_gib,
     "tiles-left-out.tif": tiff_without_its_tiles,
     "picture.png": png,
     "array.npy": npy,

@@ -179,6 +179,7 @@ def _write_mask_metadata(source: Source, pyramid: Pyramid) -> None:
         len(pyramid.levels),
         version,
         pixel_size=source.pixel_size,
+        slice_spacing=source.slice_spacing,
         translation=source.translation,
         method="majority",
     )
@@ -197,6 +198,7 @@ def _write_metadata(source: Source, pyramid: Pyramid, stats: list[ChannelStats])
         len(pyramid.levels),
         version,
         pixel_size=source.pixel_size,
+        slice_spacing=source.slice_spacing,
         translation=source.translation,
         method="mean",
     )

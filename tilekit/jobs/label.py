@@ -141,7 +141,7 @@ def _find(finding: Finding, runner: Runner, progress: Progress) -> list[Report]:
 
 def objects_pyramid(finding: Finding, n_objects: int, version: str) -> Pyramid:
     """The arrays of `labels/objects`: uint32 until there are more objects than it can number."""
-    sharded, n_planes = is_sharded(finding.out, version), math.prod(finding.grid.planes)
+    sharded, n_planes = is_sharded(finding.out, version, finding.classes), math.prod(finding.grid.planes)
     levels, passes = lay_levels(finding.grid.shape, finding.grid.side, n_planes, chunk=None, sharded=sharded)
     return Pyramid(
         out=finding.out,

@@ -19,8 +19,8 @@ from tilekit.tiling import Block
 Array = NDArray[Any]
 PARTS = ".tilekit/label-work/parts"
 TABLE = "tables/objects.parquet"
-BATCH = 1 << 19
-"""Objects that are folded at once, whatever the image's size: about 250 MB of sums at one channel."""
+BATCH = 1 << 18
+"""Objects that are folded at once, whatever the image's size: some 40 MB of sums at one channel, held three times."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ from tilekit.store import (
     is_array_of,
     is_store,
     read_region,
+    store_version,
     sweep_partial,
     update_group,
     write_region,
@@ -236,6 +237,7 @@ def write_metadata(pyramid: Pyramid, source: Source, meaning: dict[str, Any]) ->
         len(pyramid.levels),
         version,
         pixel_size=source.pixel_size,
+        slice_spacing=source.slice_spacing,
         translation=source.translation,
         method="majority" if pyramid.is_labels else "mean",
     )
@@ -246,10 +248,11 @@ def write_metadata(pyramid: Pyramid, source: Source, meaning: dict[str, Any]) ->
     update_group(pyramid.out / pyramid.name, version, ngff.as_attributes(version, multiscales=entry, **meaning))
 
 
-def is_sharded(out: Path, version: str) -> bool:
-    """Labels are sharded where the image beside them is, or is not tilekit's."""
+def is_sharded(out: Path, version: str, source: Source) -> bool:
+    """Labels are sharded where the image is; where it is not tilekit's, unless it has a place on the ground."""
     ingested = read_arguments(out, "ingest")
-    return version != "0.4" and (ingested is None or ingested["shard"] != ingested["chunk"])
+    unasked = source.georeference is None
+    return version != "0.4" and (ingested["shard"] != ingested["chunk"] if ingested else unasked)
 
 
 def stage_folder(out: Path, stage: str) -> Path:
@@ -269,12 +272,22 @@ def set_status(out: Path, version: str, status: str, **facts: Any) -> None:
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Hold an output: locked against other runs, and swept of files that a killed writer left half-written."""
+    """Hold an output: locked against other runs, and swept of files that a killed writer left half-written.
+
+    What was complete stays so where the run is refused.
+    """
     with lock(out):
+        status = None
+        with suppress(InputError):  # torn, and perhaps about to be overwritten
+            status = group_attributes(out).get("tilekit", {}).get("status")
         try:
             sweep_partial(out)
             yield
             sweep_partial(out)
+        except InputError:
+            if status == "complete":
+                set_status(out, store_version(out), status)
+            raise
         except OSError as error:
             where = error.filename or out
             raise RunError(

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,8 @@ def _choose_grid(source: Source, predictor: Predictor, options: Options, in_plac
         return (source.level if in_place else 0), Grid.of(source.shape)
     if in_place:
         opened = [replace(source.reference, level=k).open() for k in range(len(source.levels))]
-        levels = [(level.shape[-2:], level.scale) for level in opened if level.shape[:-2] == source.shape[:-2]]
+        planar = takewhile(lambda level: level.shape[:-2] == source.shape[:-2], opened)
+        levels = [(level.shape[-2:], level.scale) for level in planar]
     else:
         planned = image_pyramid(source, Path(), block=options.block, version="0.5").levels
         levels = [(level.shape, (2.0**k, 2.0**k)) for k, level in enumerate(planned)]
@@ -235,7 +237,8 @@ def predict_stage(job: Job, runner: Runner, progress: Progress = no_progress) ->
 
 
 def _layout(job: Job) -> Layout:
-    return Layout(job.out, job.version, is_sharded(job.out, job.version), job.options.probabilities)
+    sharded = is_sharded(job.out, job.version, job.image)
+    return Layout(job.out, job.version, sharded, job.options.probabilities)
 
 
 def _fill(job: Job, source: Source, runner: Runner, progress: Progress) -> tuple[float, ...]:

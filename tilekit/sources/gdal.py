@@ -117,7 +117,7 @@ def facts_of(dataset: Any, complaints: Sequence[str], shown: str) -> RasterFacts
     located = crs or transform or gcps
     scales = tuple(zip(map(float, dataset.scales), map(float, dataset.offsets), strict=True))
     return RasterFacts(
-        Georeference(crs.to_wkt() if crs else None, transform, gcps) if located else None,
+        Georeference(crs.to_wkt(version="WKT2_2019") if crs else None, transform, gcps) if located else None,
         _pixel_size(crs, transform),
         scales if any(pair != (1.0, 0.0) for pair in scales) else None,
         tuple(dataset.descriptions) if all(dataset.descriptions) else None,

@@ -26,6 +26,7 @@ from tilekit.sources.source import (
     native_dtype,
     with_channels,
 )
+from tilekit.sources.units import micrometers
 
 HDF5_START = b"\x89HDF\r\n\x1a\n"
 NETCDF_MARK = b"_NCProperties"
@@ -156,6 +157,7 @@ def _describe(reference: Reference, path: Path, pixels: Any) -> Source:
         tiling=_tiling(pixels),
         segment_bytes=prod(pixels.chunks or (0,)) * dtype.itemsize,
         pixel_size=reference.pixel_size or _pixel_size(pixels),
+        slice_spacing=_slice_spacing(pixels) if "z" in axes else None,
         nodata=fitting_nodata(reference.nodata, dtype),
         reader=Hdf5Reader(place, pixels, order, channels, axes.find("c")),
     )
@@ -216,6 +218,15 @@ def _pixel_size(pixels: Any) -> tuple[float, float] | None:
     except (KeyError, TypeError, ValueError):
         return None
     return (y, x) if 0 < y < float("inf") and 0 < x < float("inf") else None
+
+
+def _slice_spacing(pixels: Any) -> float | None:
+    """z of `element_size_um`."""
+    try:
+        z, _, _ = np.asarray(pixels.attrs["element_size_um"], np.float64).tolist()
+    except (KeyError, TypeError, ValueError):
+        return None
+    return micrometers(z, "um")
 
 
 def _tiling(pixels: Any) -> str:

@@ -148,12 +148,21 @@ def physical_yx(multiscale: Multiscale, level: int) -> tuple[tuple[float, float]
         return None, None
     places = [multiscale.axes.index(a) for a in "yx"]
     per_unit = [micrometers(1.0, multiscale.units[i]) for i in places]
-    if per_unit[0] is None or per_unit[1] is None or min(scale[i] for i in places) <= 0:
+    if per_unit[0] is None or per_unit[1] is None or not all(0 < scale[i] < float("inf") for i in places):
         return None, None
     y, x = places
     size = (scale[y] * per_unit[0], scale[x] * per_unit[1])
     at = (0.0, 0.0) if moved is None else (moved[y] * per_unit[0], moved[x] * per_unit[1])
     return size, at
+
+
+def physical_z(multiscale: Multiscale, level: int) -> float | None:
+    """Micrometers from one slice of a level to the next; None where not stated."""
+    scale = multiscale.scales[level]
+    if scale is None or "z" not in multiscale.axes:
+        return None
+    z = multiscale.axes.index("z")
+    return micrometers(scale[z], multiscale.units[z])
 
 
 def check_levels(multiscale: Multiscale, axes: str, shapes: Sequence[Sequence[int]], name: str) -> None:

@@ -93,6 +93,8 @@ class Source:
     """Decoded bytes of the smallest part that can be read alone: what a read holds beside its result."""
     pixel_size: tuple[float, float] | None = None
     """(y, x) in micrometers at this level; None where the file does not say."""
+    slice_spacing: float | None = None
+    """Micrometers from one slice (z) to the next at this level; None where the file does not say, or has no axis z."""
     scale: tuple[float, float] = (1.0, 1.0)
     """(y, x) pixels of level 0 per pixel of this level."""
     translation: tuple[float, float] = (0.0, 0.0)

@@ -151,6 +151,7 @@ def _describe(opened: Opened) -> Source:
         tiling=_tiling(opened, look),
         segment_bytes=reader.segment_bytes,
         pixel_size=scaled(reference.pixel_size or (size and orientation.shown(size)), scale),
+        slice_spacing=metadata.slice_spacing(opened.tiff, full, opened.choice.index) if "z" in planes.axes else None,
         scale=scale,
         channel_names=metadata.chosen(names, channels),
         nodata=fitting_nodata(_nodata(opened, look), dtype),

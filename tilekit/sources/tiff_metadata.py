@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from tilekit.sources.tiff_ome import ome_channel_names, ome_pixel_size, ome_pixels, ome_wavelengths
+from tilekit.sources.tiff_ome import (
+    ome_channel_names,
+    ome_pixel_size,
+    ome_pixels,
+    ome_slice_spacing,
+    ome_wavelengths,
+)
 from tilekit.sources.tiff_photometric import sample_names
 from tilekit.sources.units import micrometers
 
@@ -46,6 +52,18 @@ def pixel_size(tiff: TiffFile, series: TiffPageSeries, index: int) -> tuple[floa
         voxel = tiff.lsm_metadata or {}
         return _both(micrometers(voxel.get("VoxelSizeY"), "m"), micrometers(voxel.get("VoxelSizeX"), "m"))
     return _tag_pixel_size(page)
+
+
+def slice_spacing(tiff: TiffFile, series: TiffPageSeries, index: int) -> float | None:
+    """Micrometers from one slice of a series to the next; None if not stated."""
+    if tiff.is_ome:
+        return ome_slice_spacing(_ome_image(tiff, series, index))
+    if tiff.is_imagej:
+        told = tiff.imagej_metadata or {}
+        return micrometers(told.get("spacing"), str(told.get("unit")))
+    if tiff.is_lsm:
+        return micrometers((tiff.lsm_metadata or {}).get("VoxelSizeZ"), "m")
+    return None
 
 
 def channel_names(tiff: TiffFile, series: TiffPageSeries, index: int, n: int) -> list[str] | None:

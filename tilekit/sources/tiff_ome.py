@@ -69,6 +69,13 @@ def ome_pixel_size(pixels: ElementTree.Element | None) -> tuple[float, float] | 
     return None if y is None or x is None else (y, x)
 
 
+def ome_slice_spacing(pixels: ElementTree.Element | None) -> float | None:
+    """Micrometers from one slice to the next; None where not stated."""
+    if pixels is None:
+        return None
+    return micrometers(pixels.get("PhysicalSizeZ"), pixels.get("PhysicalSizeZUnit", "µm"))
+
+
 def ome_channel_names(pixels: ElementTree.Element | None) -> list[str] | None:
     """Names of the channels, where each has one."""
     names = [element.get("Name") for element in _children(pixels, "Channel")] if pixels is not None else []

@@ -19,8 +19,8 @@ from tilekit.sources.tiff_reader import Decoder, TiffReader
 if TYPE_CHECKING:
     from tifffile import TiffPageSeries
 
-MOST_SEGMENT_BYTES = 2**34
-"""What one strip or tile may take; more is an error of the file, or fits no memory."""
+MOST_SEGMENT_BYTES = 2**31
+"""What reading one strip or tile may hold, decoded whole; more is an error of the file, or too slow to be of use."""
 
 
 def make_reader(

@@ -49,12 +49,14 @@ def view(source: Source, reference: Reference) -> Source:
     places = [letters.index(a) for a in axes]
     order = tuple(None if a in chosen else axes.index(a) for a in letters)
     assert source.reader is not None
+    keeps_slices = "z" in axes and letters.find("z") == source.axes.find("z")
     renames_channels = letters.find("c") != source.axes.find("c")
     return replace(
         source,
         axes=axes,
         shape=tuple(source.shape[i] for i in places),
         levels=tuple(tuple(level[i] for i in places) for level in source.levels),
+        slice_spacing=source.slice_spacing if keeps_slices else None,
         channel_names=None if renames_channels else source.channel_names,
         wavelengths=None if renames_channels else source.wavelengths,
         value_scale=None if renames_channels else source.value_scale,

@@ -22,6 +22,7 @@ from tilekit.sources.ngff import (
     is_series_layout,
     parse_multiscale,
     physical_yx,
+    physical_z,
 )
 from tilekit.sources.quiet import without_warnings
 from tilekit.sources.source import (
@@ -177,6 +178,7 @@ def _describe(reference: Reference, image: Image, arrays: list[zarr.Array[Any]])
         tiling=_tiling(pixels),
         segment_bytes=prod(pixels.chunks) * pixels.dtype.itemsize,
         pixel_size=scaled(reference.pixel_size, scale) or size,
+        slice_spacing=physical_z(image.multiscale, image.level) if image.multiscale else None,
         scale=scale,
         translation=translation,
         channel_names=pick_names(meaning.channel_names, n_channels, channels),
@@ -242,6 +244,8 @@ def _geometry(
     if base is None or own is None or not multiscale.axes:
         return by_shape, size, at or (0.0, 0.0)
     y, x = multiscale.axes.index("y"), multiscale.axes.index("x")
+    if not all(0 < n < float("inf") for n in (base[y], base[x], own[y], own[x])):
+        return by_shape, size, at or (0.0, 0.0)
     if at is None:
         at = (0.0, 0.0) if moved is None else (moved[y] / base[y], moved[x] / base[x])
     return (own[y] / base[y], own[x] / base[x]), size, at
