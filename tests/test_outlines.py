@@ -137,7 +137,7 @@ def test_stacks_and_a_later_request(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has no CRS and transform.*choose qupath"):
+    with pytest.raises(InputError, match=r"has no CRS and transform.*choose qupath"):
         tilekit.label_objects(blobs(0.2), tmp_path / "o.zarr", polygons="geojson")
     with pytest.raises(InputError, match="polygons svg: choose one of"):
         tilekit.label_objects(blobs(0.2), tmp_path / "o.zarr", polygons="svg")

@@ -116,7 +116,13 @@ def pack(arrays: dict[str, Array]) -> bytes:
     return file.getvalue()
 
 
-@lru_cache(maxsize=64)
-def load_file(path: Path, run: str) -> dict[str, Array]:
+def read_arrays(path: Path) -> dict[str, Array]:
+    """What `pack` wrote."""
     with np.load(path, allow_pickle=False) as held:
         return dict(held)
+
+
+@lru_cache(maxsize=16)
+def load_file(path: Path, run: str) -> dict[str, Array]:
+    """The same, kept for the blocks that come next: few, as a block of noise has 30 MB of keys."""
+    return read_arrays(path)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilekit.engine import Receipt
-from tilekit.jobs.finding import Finding, load_file, pack
+from tilekit.jobs.finding import Finding, pack, read_arrays
 from tilekit.ledger import Summary, mark_started
 from tilekit.seams import FAN, Node, Table, join, resolve
 from tilekit.store import put_file
@@ -88,7 +88,7 @@ def path_up(finding: Finding, index: int) -> Iterator[tuple[Node, int]]:
 
 def whole_components(finding: Finding, index: int) -> Table:
     """What the components of a block are in the whole image."""
-    found = load_file(finding.out / finding.key("found", index), finding.run)
+    found = read_arrays(finding.out / finding.key("found", index))
     table = Table(*(found[f.name].copy() for f in fields(Table)))
     entries = found["entries"] - 1
     if len(entries):
@@ -103,7 +103,7 @@ def own_objects(index: int, finding: Finding) -> Receipt:
     """Stage count: the objects that begin in a block, in the order of their first pixels, and how many in each row."""
     redone = mark_started(finding.folder("count"), index)
     block = finding.grid.block(index)
-    found = load_file(finding.out / finding.key("found", index), finding.run)
+    found = read_arrays(finding.out / finding.key("found", index))
     whole = whole_components(finding, index)
     own = (whole.first == found["first"]) & (whole.area >= max(finding.min_size, 1))
     keys = np.sort(whole.first[own])
