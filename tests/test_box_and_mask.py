@@ -282,7 +282,7 @@ def test_polygons_beside_the_image_are_refused(image: np.ndarray, tmp_path: Path
     np.save(tmp_path / "image.npy", image)
     triangle = [[[-50.0, -50.0], [-10.0, -50.0], [-10.0, -9.0], [-50.0, -50.0]]]
     area = geojson(tmp_path / "area.geojson", [{"type": "Polygon", "coordinates": triangle}])
-    with pytest.raises(InputError, match="none of its 1 areas lies in image.npy"):
+    with pytest.raises(InputError, match=r"none of its 1 areas lies in image\.npy"):
         open_area(str(area), open_image(tmp_path / "image.npy"))
 
 
