@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def run_demo(
 ) -> dict[str, Any]:
     """Segment, verify and score a specimen of size x size pixels, and draw the part of it with the most mistakes.
 
-    Writes FOLDER/specimen.zarr and FOLDER/overlay.png (image | classes | mistakes), over those of an earlier demo.
+    Writes FOLDER/specimen.zarr, overlay.png (image | classes | mistakes) and the network, cells.safetensors, over those
+    of an earlier demo.
     """
     if size < 64:
         raise InputError(f"--size {size}: must be at least 64 pixels")
@@ -53,6 +55,7 @@ def run_demo(
     progress("verify", 0, N_PROOFS)
     proof = verify(out, load(MODEL), boxes=N_PROOFS)
     progress("verify", N_PROOFS, N_PROOFS)
+    shutil.copyfile(MODEL, folder / "cells.safetensors")
     counts, worst = score(specimen, out, progress)
     draw(specimen, out, worst, picture)
     return {
@@ -65,6 +68,7 @@ def run_demo(
         "verify": proof,
         "output": str(out),
         "picture": str(picture),
+        "model": str(folder / "cells.safetensors"),
     }
 
 

@@ -12,6 +12,8 @@ from tilekit.sources import Source
 
 ROOT_CODE = re.compile(r'(?:AUTHORITY|ID)\s*\[\s*"EPSG"\s*,\s*"?(\d+)"?\s*\]\s*\]\s*$', re.IGNORECASE)
 """The EPSG code of a CRS itself, the last of its WKT's parts; those of its parts stand deeper."""
+METERS_FROM = 1e4
+"""Micrometers from which pixel sizes are shown in meters."""
 ALWAYS_SHOWN = ("pixel_size", "channels", "nodata", "crs")
 """What people want to know even where the file does not say."""
 
@@ -63,7 +65,8 @@ def _in_words(name: str, value: Any) -> Any:
         case "mask":
             return " x ".join(map(str, value))
         case "pixel_size":
-            return " x ".join(f"{n:g}" for n in value) + " µm (y, x)"
+            unit, per_unit = ("m", 1e6) if min(value) >= METERS_FROM else ("µm", 1.0)
+            return " x ".join(f"{n / per_unit:g}" for n in value) + f" {unit} (y, x)"
         case "slice_spacing":
             return f"{value:g} µm (z)"
         case "wavelengths":

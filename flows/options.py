@@ -29,13 +29,17 @@ Level = Annotated[int | None, typer.Option(help="Level of the image's pyramid.")
 NetworkLevel = Annotated[
     int | None, typer.Option("--level", help="Level of the image's pyramid. Default: by the network's pixel size.")
 ]
-PixelSize = Annotated[str | None, typer.Option(help="Micrometres per pixel, where the file does not say: 0.5 or y,x.")]
+PixelSize = Annotated[
+    str | None, typer.Option(help="Micrometres per pixel, where the file does not say: 0.5, y,x, or 10m.")
+]
 Nodata = Annotated[float | None, typer.Option(help="Value that means: nothing measured here; also nan.")]
 Axes = Annotated[str | None, typer.Option(help="Names of the axes, where the file does not say: tyx.")]
 Time = Annotated[int | None, typer.Option("--t", help="One time of a series.")]
 Slice = Annotated[int | None, typer.Option("--z", help="One slice of a stack.")]
 Series = Annotated[int | None, typer.Option(help="Which image of a file that holds several.")]
-Channels = Annotated[str | None, typer.Option(help="Channels by number or name, in the network's order: DAPI,2.")]
+Channels = Annotated[
+    str | None, typer.Option(help="Channels by name or number from 0, in the network's order: DAPI,2.")
+]
 Shards = Annotated[
     bool | None, typer.Option("--shards/--no-shards", help="Chunks in shards. Default: unless the image has a CRS.")
 ]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tilekit.box import Box
 from tilekit.errors import InputError
+from tilekit.sources.units import micrometers
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -180,22 +181,23 @@ def parse_channels(text: str | None) -> tuple[int | str, ...] | None:
 
 
 def parse_pixel_size(text: str | None) -> tuple[float, float] | None:
-    """Micrometres per pixel (y, x) from one number or two.
+    """Micrometres per pixel (y, x) from one length or two, in micrometres where no unit is given.
 
-    >>> parse_pixel_size("0.5")
-    (0.5, 0.5)
+    >>> parse_pixel_size("0.5"), parse_pixel_size("10m")
+    ((0.5, 0.5), (10000000.0, 10000000.0))
     """
     if text is None:
         return None
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 2) or min(numbers) <= 0:
+    found = [re.fullmatch(r"\s*([-+.\de]*\d)\s*([a-zµμ]*)\s*", part, re.IGNORECASE) for part in text.split(",")]
+    sizes = [micrometers(match[1], match[2] or "um") if match else None for match in found]
+    if len(sizes) not in (1, 2) or None in sizes:
         raise InputError(
-            f"--pixel-size {text}: is no pixel size; write micrometres per pixel like 0.5 or 0.5,0.4 (y,x)"
+            f"--pixel-size {text}: is no pixel size; write micrometres per pixel like 0.5 or 0.5,0.4 (y,x), or 10m"
         )
-    return numbers[0], numbers[-1]
+    y, x = sizes[0], sizes[-1]
+    assert y is not None
+    assert x is not None
+    return y, x
 
 
 def parse_box(text: str | None) -> Box | None:

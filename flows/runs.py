@@ -124,7 +124,7 @@ def plan(
     parameters = checked(SegmentParameters, **_given(locals(), SegmentParameters))
     job = plan_file(image, model, "tilekit-plan.zarr", parameters)
     facts = {"image": image, "model": model, **job.to_json(), "workers": job.workers}
-    print_facts({**facts, "seconds": round(job.plan.seconds(job.workers), 1)}, json)
+    print_facts({**facts, "seconds": round(job.seconds(), 1)}, json)
 
 
 def segment(

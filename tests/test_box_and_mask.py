@@ -23,6 +23,8 @@ from tilekit import open_image
 from tilekit.box import Box
 from tilekit.errors import InputError, RunError
 from tilekit.jobs.area import open_area
+from tilekit.jobs.auto_mask import find_area
+from tilekit.jobs.input import Input
 from tilekit.polygons import Polygon
 from tilekit.predictor import VOID
 from tilekit.pyramid import halve_labels
@@ -274,6 +276,21 @@ def test_polygons_on_the_ground_are_where_the_image_is(
     unlike = area.where(Box.whole(SHAPE)) != inside
     assert unlike.sum() <= 3  # a center within micrometers of an edge
     assert 0.2 < inside.mean() < 0.8
+
+
+def test_polygons_beside_the_image_are_refused(image: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "image.npy", image)
+    triangle = [[[-50.0, -50.0], [-10.0, -50.0], [-10.0, -9.0], [-50.0, -50.0]]]
+    area = geojson(tmp_path / "area.geojson", [{"type": "Polygon", "coordinates": triangle}])
+    with pytest.raises(InputError, match=r"none of its 1 areas lies in image\.npy"):
+        open_area(str(area), open_image(tmp_path / "image.npy"))
+
+
+def test_auto_takes_brightness_where_three_channels_are_gray(tmp_path: Path) -> None:
+    gray = np.zeros((60, 50), np.uint8)
+    gray[10:30, 5:25] = 200
+    source = open_image(np.stack([gray, gray, gray]))
+    np.testing.assert_array_equal(find_area(Input.of(source, (0,), (0.0,))), gray > 0)
 
 
 def test_auto_finds_tissue_and_nuclei_and_is_kept_in_the_output(tmp_path: Path) -> None:

@@ -64,6 +64,13 @@ class Polygons:
     polygons: tuple[Polygon, ...]
     fingerprint: dict[str, Any]
 
+    def meet(self, box: Box) -> bool:
+        """True where the box around any polygon meets this one."""
+        return any(
+            all(low < b and high > a for low, high, a, b in zip(p.low, p.high, box.start, box.stop, strict=True))
+            for p in self.polygons
+        )
+
     def where(self, box: Box) -> NDArray[np.bool_]:
         """True inside any polygon, (y, x)."""
         inside = np.zeros(box.shape, bool)

@@ -28,6 +28,8 @@ EQUAL = 0.01
 """Pixel sizes that differ by no more than this share are taken for equal."""
 MAX_UPSAMPLING = 4.0
 """How much finer than the image a network's pixels may be."""
+MAX_DOWNSAMPLING = 256.0
+"""How much coarser; beyond it, somebody has mistaken a unit."""
 BAND = 64
 """Rows resampled at a time: what is held as float64."""
 

@@ -57,6 +57,7 @@ class Specimen:
     georeference: ClassVar[None] = None
     level: ClassVar[int] = 0
     scale: ClassVar[tuple[float, float]] = (1.0, 1.0)
+    slice_spacing: ClassVar[None] = None
     translation: ClassVar[tuple[float, float]] = (0.0, 0.0)
     tiling: ClassVar[str] = f"computed, {CELL} x {CELL * PIECE}"
     segment_bytes: ClassVar[int] = CELL * CELL * PIECE

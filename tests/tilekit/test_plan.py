@@ -65,7 +65,8 @@ def test_the_block_does_not_hang_on_the_memory_and_the_promise_keeps_to_it(case,
     assert plan.block == make_plan(unlimited.image, predictor).block
     assert plan.worker_bytes <= memory
     assert all(c % s == 0 for c, s in zip(plan.core, predictor.stride, strict=True))
-    assert max(plan.core) <= plan.block
+    if plan.image.seen.is_image:  # else both count different pixels
+        assert max(plan.core) <= plan.block
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,12 @@ def open_area(mask: str | None, source: Source) -> Area | None:
         return None
     path = Path(mask).expanduser()
     if is_geojson(path):
-        return read_geojson(path, lambda crs, corners: _projection(path, source, crs, corners))
+        areas = read_geojson(path, lambda crs, corners: _projection(path, source, crs, corners))
+        if not areas.meet(Box.whole(source.shape[-2:])):
+            raise InputError(
+                f"{path}: none of its {len(areas.polygons)} areas lies in {source.name}; check coordinates and CRS"
+            )
+        return areas
     opened = open_image(mask, as_labels=True)
     shape, own = (source.shape[-2], source.shape[-1]), (opened.shape[-2], opened.shape[-1])
     if not _covers(own, shape):

@@ -22,6 +22,8 @@ AUTO_MASK = "masks/auto"
 SIDE = 1000
 """Pixels of the longer side that the level has at least, where the image has them."""
 BINS = 256
+GRAY = 0.05
+"""An image in which 99 of 100 pixels are less saturated is gray, though it may have three channels."""
 COLOR_NAMES = {"red", "green", "blue", "r", "g", "b", "alpha"}
 Mask = NDArray[np.bool_]
 
@@ -55,8 +57,8 @@ def _coarse_level(source: Source) -> Source:
 def find_area(image: Input) -> Mask:
     """Where the image `image.source` shows something of interest on any of its planes, (y, x).
 
-    Of a georeferenced image all that is valid; of a color image what is saturated, else what is bright, on any channel:
-    above the threshold of Otsu.
+    Of a georeferenced image all that is valid; of a color image that is not all gray what is saturated, else what is
+    bright, on any channel: above the threshold of Otsu.
     """
     source = image.source
     whole = Box.whole(source.shape[-2:])
@@ -69,9 +71,11 @@ def find_area(image: Input) -> Mask:
         return valid
     n = source.shape[source.axes.index("c")] if "c" in source.axes else 1
     colors = [c for c in range(n) if c != source.alpha]
+    features = []
     if _is_color(source, colors):
-        features = [_brightest(_saturation(read_channels(source, colors, p, whole)) for p in planes)]
-    else:
+        saturation = _brightest(_saturation(read_channels(source, colors, p, whole)) for p in planes)
+        features = [saturation] if np.percentile(saturation, 99) > GRAY else []
+    if not features:
         features = [_brightest(read_channels(source, (c,), p, whole)[0] for p in planes) for c in colors]
     found = np.zeros(whole.shape, bool)
     for feature in features:

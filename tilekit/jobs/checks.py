@@ -14,7 +14,7 @@ from tilekit.box import Box
 from tilekit.errors import InputError
 from tilekit.jobs.input import read_channels
 from tilekit.predictor import Predictor
-from tilekit.resample import EQUAL, MAX_UPSAMPLING, Grid, Ratio
+from tilekit.resample import EQUAL, MAX_DOWNSAMPLING, MAX_UPSAMPLING, Grid, Ratio
 from tilekit.sources import Source
 from tilekit.sources.source import number_channels
 
@@ -113,6 +113,11 @@ def choose_grid(
         raise InputError(
             f"{source.name}: {size[0]:g} micrometres per pixel, but the network was trained at {asked[0]:g}, more than "
             f"{MAX_UPSAMPLING:g} times finer; take a finer image, or correct --pixel-size"
+        )
+    if max(factor) > MAX_DOWNSAMPLING:
+        raise InputError(
+            f"{source.name}: {size[0]:g} micrometres per pixel, but the network was trained at {asked[0]:g}, more than "
+            f"{MAX_DOWNSAMPLING:g} times coarser; give --pixel-size with its unit, such as 10m or 0.5um"
         )
     fitting = [
         k

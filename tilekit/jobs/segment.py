@@ -104,8 +104,21 @@ class Job:
     """Of the output's NGFF."""
 
     def to_json(self) -> dict[str, Any]:
-        """What the plan says, and which channels the network takes."""
-        return {**self.plan.to_json(), "channels": list(self.channels)}
+        """What the plan says, and what of the image is asked for; `mask` is not counted in blocks and seconds."""
+        facts = {**self.plan.to_json(), "channels": list(self.channels)}
+        if self.options.box is not None:
+            facts |= {"box": show(self.options.box), "box_blocks": self._asked_blocks()}
+        if self.options.mask is not None:
+            facts["mask"] = self.options.mask
+        return facts
+
+    def _asked_blocks(self) -> int:
+        box = self.options.box
+        return len(self.plan.grid) if box is None else self.plan.grid.n_planes * box.coarser(self.plan.block).n_pixels
+
+    def seconds(self) -> float:
+        """A rough estimate of the network's time alone, on cores of its own."""
+        return self.plan.seconds(self.workers) * self._asked_blocks() / len(self.plan.grid)
 
 
 def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options, *, overwrite: bool = False) -> Job:

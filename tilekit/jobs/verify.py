@@ -32,7 +32,8 @@ TIE = 1e-4
 def verify(out: str | Path, predictor: Predictor, *, boxes: int = 12, side: int = 256, seed: int = 0) -> dict[str, Any]:
     """Predict boxes of `side` pixels twice: largest difference of a probability, and class pixels unlike the store.
 
-    `differing_pixels` counts those outside ties, and void where a class is expected or the other way round.
+    `differing_pixels` counts those outside ties, and void where a class is expected or the other way round;
+    `classes_compared` those where a class, not void, is expected.
     """
     out = Path(out)
     recorded = read_arguments(out, STAGE)
@@ -49,7 +50,7 @@ def verify(out: str | Path, predictor: Predictor, *, boxes: int = 12, side: int 
     image, grid, stride = run.input, run.input.grid, predictor.stride
     chosen = random.Random(seed)
     planes = tuple(n for a, n in zip(image.source.axes[:-2], image.source.shape, strict=False) if a != "c")
-    worst, differing, ties = 0.0, 0, 0
+    worst, differing, ties, compared = 0.0, 0, 0, 0
     for number in range(boxes):
         plane = tuple(chosen.randrange(n) for n in planes)
         asked = chosen.choice(run.boxes)
@@ -61,11 +62,18 @@ def verify(out: str | Path, predictor: Predictor, *, boxes: int = 12, side: int 
         target = Target(box, grid, [])
         valid = image.valid(plane, box)
         shown = run.where(box) if valid is None else run.where(box) & valid
+        compared += int(shown.sum())
         expected = np.where(shown, target.spread(classes, tile.core), VOID)
         stored = read_region(out / CLASSES / "0", (*(slice(i, i + 1) for i in plane), *box.slices)).reshape(box.shape)
         wrong, tied = _compare(target.spread(whole, tile.core), expected, stored)
         differing, ties = differing + wrong, ties + tied
-    return {"boxes": boxes, "max_abs_dp": worst, "differing_pixels": differing, "ties": ties}
+    return {
+        "boxes": boxes,
+        "max_abs_dp": worst,
+        "differing_pixels": differing,
+        "ties": ties,
+        "classes_compared": compared,
+    }
 
 
 @dataclass(frozen=True, slots=True)

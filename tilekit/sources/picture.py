@@ -24,6 +24,7 @@ from tilekit.sources.source import (
     chosen_channels,
     file_fingerprint,
     fitting_nodata,
+    pick_names,
     with_channels,
 )
 from tilekit.sources.tiff_metadata import PLAUSIBLE_MICROMETERS
@@ -54,6 +55,9 @@ TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     8: np.rot90,
 }
 """How a picture (y, x, ...) stored with an EXIF orientation is turned to show upright."""
+
+NAMES = {2: ("gray", "alpha"), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
+"""Of the channels, by their number."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,8 @@ def open_picture(reference: Reference) -> Source:
     n = 1 if stored else header.n_channels
     axes, shape = ("yx", shape) if n == 1 else ("cyx", (n, *shape))
     check_level(reference.level, 1, str(path))
-    channels = chosen_channels(reference, axes, shape, str(path))
+    names = None if n == 1 else NAMES.get(n)
+    channels = chosen_channels(reference, axes, shape, str(path), names)
     presented = channels or tuple(range(n))
     alpha = n - 1 if header.alpha and not stored else None
     shape = with_channels(shape, axes, channels)
@@ -140,6 +145,7 @@ def open_picture(reference: Reference) -> Source:
         tiling=f"in one piece, compression {header.codec}",
         segment_bytes=size,
         pixel_size=reference.pixel_size or _pixel_size(header),
+        channel_names=pick_names(names, n, channels),
         nodata=fitting_nodata(reference.nodata, header.dtype),
         color_table=header.palette if stored else None,
         alpha=presented.index(alpha) if alpha in presented else None,
