@@ -57,6 +57,11 @@ def count_slice(prediction: Array, truth: Array) -> Counts:
     return np.array(rows * len(THRESHOLDS) if is_binary else rows, np.float64)
 
 
+def counts_of(data: bytes) -> Counts:
+    """The sums whose bytes these are."""
+    return np.frombuffer(data, np.float64).reshape(len(THRESHOLDS), len(COLUMNS))
+
+
 def boundary_scores(counts: Counts) -> dict[str, float]:
     """Every score of the sums of one or more slices, each at its best threshold; NaN where it has no value."""
     c = dict(zip(COLUMNS, counts.T, strict=True))

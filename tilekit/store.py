@@ -237,3 +237,9 @@ def sweep_partial(root: Path) -> int:
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def put_file(root: Path, key: str, data: bytes) -> Shard:
+    """Make this the content of a file that appears whole or not at all; its record."""
+    _put(root / key, [data])
+    return _record(key, [data])
