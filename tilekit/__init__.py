@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Box", "InputError", "RunError", "ingest", "open_image", "predict", "status", "verify"]
+__all__ = ["Box", "InputError", "RunError", "evaluate", "ingest", "open_image", "predict", "status", "verify"]
 
 if TYPE_CHECKING:
-    from tilekit.api import ingest, predict
+    from tilekit.api import evaluate, ingest, predict
     from tilekit.box import Box
     from tilekit.errors import InputError, RunError
     from tilekit.jobs.status import status
@@ -25,6 +25,7 @@ _HOMES = {
     "Box": "tilekit.box",
     "InputError": "tilekit.errors",
     "RunError": "tilekit.errors",
+    "evaluate": "tilekit.api",
     "ingest": "tilekit.api",
     "predict": "tilekit.api",
     "open_image": "tilekit.sources",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilekit.errors import InputError
-from tilekit.overlaps import Overlaps, renamed
+from tilekit.overlaps import Overlaps
 from tilekit.predictor import VOID
 
 Array = NDArray[Any]
@@ -70,7 +70,7 @@ class Rules:
         return _set(wanted, is_void)
 
     def prepare(self, table: Overlaps, prediction: str, truth: str, *, coded: bool = False) -> Overlaps:
-        """The table in uint64, truth mapped and the prediction too where it is `coded` like it.
+        """The table row by row in uint64, truth mapped and the prediction too where it is `coded` like it.
 
         Void is NOTHING, of the prediction in class maps alone: predicted void is wrong, or background among ids.
         """
@@ -82,7 +82,7 @@ class Rules:
         found = _set(found, is_void)
         if self.kind == "ids":
             found[is_void] = 0
-        return renamed(table, found, wanted)
+        return Overlaps(found, wanted, table.counts)
 
     def _mapped(self, values: Array, name: str) -> tuple[Array, NDArray[np.bool]]:
         """Values as they are meant, and which of them the map calls void."""

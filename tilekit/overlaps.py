@@ -102,6 +102,6 @@ def _order(prediction: Array, truth: Array) -> NDArray[np.intp]:
     return np.lexsort((prediction, truth))
 
 
-def renamed(table: Overlaps, prediction: Array, truth: Array) -> Overlaps:
-    """The table with other values in place of its own; pairs that become equal are put together."""
-    return _summed(prediction, truth, table.counts)
+def merged(table: Overlaps) -> Overlaps:
+    """A table of rows in any order, in which a pair may occur several times, as a table has them."""
+    return _summed(table.prediction, table.truth, table.counts)

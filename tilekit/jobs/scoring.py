@@ -19,7 +19,7 @@ from tilekit.evaluation import NOTHING, Rules
 from tilekit.jobs.evaluate import CountConfig, count_pairs
 from tilekit.jobs.pairs import Pair
 from tilekit.object_scores import count_objects, object_scores
-from tilekit.overlaps import Overlaps, count_overlaps, sum_overlaps
+from tilekit.overlaps import Overlaps, count_overlaps, merged, sum_overlaps
 from tilekit.run import Runner
 from tilekit.scores import class_scores, confusion_of, highest_class
 
@@ -36,9 +36,11 @@ def evaluate_pairs(
     *,
     out: Path,
     block: int | None = None,
+    layer: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Scores of one or more images; see docs/scores.md for the keys. Of two predictions, those of both.
+    """Scores of one or more images; see docs/scores.md for the keys. Of two predictions those of both, their differences,
+    and with `layer` where they disagree, written below `out`.
 
     The caller holds `out`. InputError for values that cannot be scored, and where the truth holds nothing to score.
     """
@@ -53,7 +55,12 @@ def evaluate_pairs(
         return {**scored[0], **common}
     first, second = scored
     differences = paired_differences(first["images"], second["images"])
-    return {"kind": rules.kind, "first": first, "second": second, "differences": differences, **common}
+    result = {"kind": rules.kind, "first": first, "second": second, "differences": differences, **common}
+    if layer and rules.kind != "boundaries":
+        from tilekit.jobs.disagreement import write_disagreement
+
+        result["disagreement"] = write_disagreement(counted, out, runner, progress)
+    return result
 
 
 class Counted:
@@ -73,12 +80,16 @@ class Counted:
         values = [np.unique(Overlaps.from_bytes(self.data(i)).prediction) for i in range(self.config.starts[-1])]
         return self.config.rules.is_coded(np.unique(np.concatenate(values)))
 
-    def table(self, indices: Sequence[int]) -> Overlaps:
-        """The overlaps of some blocks of one image, as they are meant."""
-        table = sum_overlaps(Overlaps.from_bytes(self.data(i)) for i in indices)
-        return self.prepared(table, self.config.locate(indices[0])[0])
+    def raw_table(self, indices: Sequence[int]) -> Overlaps:
+        """The overlaps of some blocks, in the values of the maps."""
+        return sum_overlaps(Overlaps.from_bytes(self.data(i)) for i in indices)
 
-    def prepared(self, table: Overlaps, pair: int) -> Overlaps:
+    def table(self, indices: Sequence[int]) -> Overlaps:
+        """The overlaps of some blocks of one image, as they are meant, each pair once."""
+        return merged(self.meant(self.raw_table(indices), self.config.locate(indices[0])[0]))
+
+    def meant(self, table: Overlaps, pair: int) -> Overlaps:
+        """A table of a pair with what its values mean in their place, row by row."""
         named = self.config.pairs[pair]
         names = named.predictions[self.prediction].name, named.truth.name
         return self.config.rules.prepare(table, *names, coded=self.is_coded)
@@ -97,7 +108,7 @@ def worst_tiles(counted: Counted) -> list[dict[str, Any]]:
         maps = [pair.read(source, block) for source in (pair.predictions[counted.prediction], pair.truth)]
         tiles = []
         for box in grid_boxes(Box.whole(block.box.shape), (VIEW, VIEW)):
-            table = counted.prepared(count_overlaps(*(pixels[box.slices] for pixels in maps)), number)
+            table = merged(counted.meant(count_overlaps(*(pixels[box.slices] for pixels in maps)), number))
             tiles.append((count_wrong(table, kind), box.shift(block.box.start)))
         most, box = max(tiles, key=lambda tile: tile[0])
         ranges = [list(r) for r in zip(box.start, box.stop, strict=True)]
@@ -123,7 +134,8 @@ def score(counted: Counted) -> dict[str, Any]:
     """Pooled scores of one prediction, their means over images, and those of each image."""
     config, kind = counted.config, counted.config.rules.kind
     of_kind = SCORES[kind]
-    parts = {name: _sums(counted, indices) for name, indices in _images(config)}
+    named = [image for number in range(len(config.pairs)) for image in images_of(config, number)]
+    parts = {name: _sums(counted, indices) for name, indices in named}
     if kind == "classes":
         k = max(map(len, parts.values()))
         parts = {name: _widened(part, k) for name, part in parts.items()}
@@ -153,15 +165,15 @@ def _check_truth(config: CountConfig, pooled: dict[str, Any]) -> None:
         raise InputError(f"{truth}: all of the truth is void; say what its values mean by --void and --map")
 
 
-def _images(config: CountConfig) -> Iterator[tuple[str, list[int]]]:
-    """Name and blocks of each image: a pair, or each of its times."""
-    for pair, grid, start in zip(config.pairs, config.grids, config.starts, strict=False):
-        if pair.axes[0] != "t":
-            yield pair.name, list(range(start, start + len(grid)))
-            continue
-        per_time = len(grid) // pair.shape[0]
-        for t in range(pair.shape[0]):
-            yield f"{pair.name} t={t}", list(range(start + t * per_time, start + (t + 1) * per_time))
+def images_of(config: CountConfig, number: int) -> Iterator[tuple[str, list[int]]]:
+    """Name and blocks of each image of a pair: the pair, or each of its times."""
+    pair, start, stop = config.pairs[number], config.starts[number], config.starts[number + 1]
+    if pair.axes[0] != "t":
+        yield pair.name, list(range(start, stop))
+        return
+    n = (stop - start) // pair.shape[0]
+    for t in range(pair.shape[0]):
+        yield f"{pair.name} t={t}", list(range(start + t * n, start + (t + 1) * n))
 
 
 def _confusion(table: Overlaps) -> Any:
