@@ -7,6 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from flows.evaluate_command import evaluate
 from flows.options import (
     Axes,
     Device,
@@ -82,6 +83,7 @@ def info(
 app.command()(ingest)
 app.command()(plan)
 app.command()(segment)
+app.command()(evaluate)
 
 
 @app.command()

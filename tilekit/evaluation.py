@@ -84,6 +84,12 @@ class Rules:
             found[is_void] = 0
         return Overlaps(found, wanted, table.counts)
 
+    def pixels(self, prediction: Array, truth: Array, *, coded: bool) -> tuple[Array, Array]:
+        """Two maps of one shape as they are meant: uint64, void as NOTHING."""
+        flat = Overlaps(prediction.ravel(), truth.ravel(), np.ones(truth.size, np.int64))
+        meant = self.prepare(flat, "prediction", "truth", coded=coded)
+        return meant.prediction.reshape(truth.shape), meant.truth.reshape(truth.shape)
+
     def _mapped(self, values: Array, name: str) -> tuple[Array, NDArray[np.bool]]:
         """Values as they are meant, and which of them the map calls void."""
         is_void = np.zeros(len(values), np.bool)

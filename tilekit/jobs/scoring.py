@@ -39,7 +39,7 @@ def evaluate_pairs(
     layer: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Scores of one or more images; see docs/scores.md for the keys. Of two predictions those of both, their differences,
+    """Scores of one or more images, by the keys of docs/scores.md. Of two predictions those of both, their differences,
     and with `layer` where they disagree, written below `out`.
 
     The caller holds `out`. InputError for values that cannot be scored, and where the truth holds nothing to score.
@@ -144,7 +144,7 @@ def score(counted: Counted) -> dict[str, Any]:
     _check_truth(config, pooled)
     images = [{"image": name, **of_kind(part)} for name, part in parts.items()]
     means = {name: _mean([row[name] for row in images]) for name, value in pooled.items() if isinstance(value, float)}
-    return {"kind": kind, **pooled, "mean_of_images": means, "images": images}
+    return {"kind": kind, "is_mapped": counted.is_coded, **pooled, "mean_of_images": means, "images": images}
 
 
 def _sums(counted: Counted, indices: Sequence[int]) -> Any:
