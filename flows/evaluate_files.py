@@ -66,7 +66,7 @@ def evaluate_files(
     several = workers if workers > 1 or p.workers else 0
     with open_runner(several, p.scheduler, p.tls) as runner, opened(place, overwrite=p.overwrite) as folder:
         result = evaluate_pairs(
-            pairs, rules, runner, out=folder, block=p.block, layer=place is not None, progress=progress
+            pairs, rules, runner, out=folder, block=p.block, is_drawn=bool(place or publish), progress=progress
         )
         if place is not None:
             write_scores(place, {**result, "output": str(place)})

@@ -123,7 +123,7 @@ def evaluate(
     place = None if out is None else Path(out)
     with open_runner(workers, scheduler) as runner, opened(place, overwrite=overwrite) as folder:
         result = evaluate_pairs(
-            pairs, rules, runner, out=folder, block=block, layer=place is not None, progress=progress
+            pairs, rules, runner, out=folder, block=block, is_drawn=place is not None, progress=progress
         )
         if place is not None:
             write_scores(place, result)

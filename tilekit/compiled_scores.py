@@ -45,44 +45,73 @@ def count_byte_pairs(first: Bytes, second: Bytes) -> Counts:
 
 
 @_compiled
-def _row(a: Any, b: Any, table: UInts) -> Any:
-    """Where a pair lies in an open-addressing table, or the free row where it belongs."""
-    mask = np.uint64(table.shape[0] - 1)
+def _mixed(a: Any, b: Any) -> Any:
+    """A hash of a pair."""
     mixed = (a * np.uint64(0x9E3779B97F4A7C15)) ^ (b * np.uint64(0xC2B2AE3D27D4EB4F))
-    row = (mixed ^ (mixed >> np.uint64(32))) & mask
+    return mixed ^ (mixed >> np.uint64(32))
+
+
+@_compiled
+def _add(a: Any, b: Any, count: Any, table: UInts) -> int:
+    """Add to the row of a pair in an open-addressing table; 1 where the row is new."""
+    mask = np.uint64(table.shape[0] - 1)
+    row = _mixed(a, b) & mask
     while table[row, 2] and (table[row, 0] != a or table[row, 1] != b):
         row = (row + np.uint64(1)) & mask
-    return row
+    is_new = table[row, 2] == 0
+    table[row, 0], table[row, 1] = a, b
+    table[row, 2] += count
+    return int(is_new)
+
+
+@_compiled
+def _doubled(table: UInts) -> UInts:
+    larger = np.zeros((2 * table.shape[0], 4), np.uint64)
+    for row in range(table.shape[0]):
+        if table[row, 2]:
+            _add(table[row, 0], table[row, 1], table[row, 2], larger)
+    return larger
+
+
+@_compiled
+def _fill(first: Array, second: Array, start: int, small: UInts, table: UInts, used: int) -> tuple[int, int]:
+    """Count runs from `start` on until the table is half full or all are; where it stopped, and the rows in use."""
+    last = np.uint64(small.shape[0] - 1)
+    a, b = np.uint64(first[start]), np.uint64(second[start])
+    for i in range(start + 1, first.size + 1):
+        if i < first.size and np.uint64(first[i]) == a and np.uint64(second[i]) == b:
+            continue
+        row = _mixed(a, b) & last
+        if small[row, 0] != a or small[row, 1] != b:
+            if small[row, 2]:
+                used += _add(small[row, 0], small[row, 1], small[row, 2], table)
+            small[row, 0], small[row, 1], small[row, 2] = a, b, np.uint64(0)
+        small[row, 2] += np.uint64(i - start)
+        if i == first.size or 2 * used > table.shape[0]:
+            break
+        a, b, start = np.uint64(first[i]), np.uint64(second[i]), i
+    return i, used
 
 
 @_compiled
 def count_runs(first: Array, second: Array) -> UInts:
     """How often each pair of integers occurs in two flat maps: uint64 (n, 4) of first, second, count, 0, in no order.
 
-    Signed values come back as their 64 bits. Pixels are taken run by run; the table grows when half full, and a row of
-    it is half a cache line.
+    Signed values come back as their 64 bits. Pixels are taken run by run, and counted in a small table that stays in
+    the core's cache: the next row of pixels meets the same pairs. What another pair drives out of it goes into the
+    large table, which doubles when half full.
     """
-    table = np.zeros((1024, 4), np.uint64)
-    used, start, n = 0, 0, first.size
-    if n == 0:
-        return table[:0]
-    a, b = np.uint64(first[0]), np.uint64(second[0])
-    for i in range(1, n + 1):
-        if i < n and np.uint64(first[i]) == a and np.uint64(second[i]) == b:
-            continue
-        row = _row(a, b, table)
-        if table[row, 2] == 0:
-            table[row, 0], table[row, 1] = a, b
-            used += 1
-        table[row, 2] += np.uint64(i - start)
-        if i < n:
-            a, b, start = np.uint64(first[i]), np.uint64(second[i]), i
+    small, table = np.zeros((8192, 4), np.uint64), np.zeros((2048, 4), np.uint64)
+    used = i = 0
+    while i < first.size:
+        i, used = _fill(first, second, i, small, table, used)
         if 2 * used > table.shape[0]:
-            old = table
-            table = np.zeros((4 * old.shape[0], 4), np.uint64)
-            for k in range(old.shape[0]):
-                if old[k, 2]:
-                    table[_row(old[k, 0], old[k, 1], table)] = old[k]
+            table = _doubled(table)
+    for row in range(small.shape[0]):
+        if small[row, 2]:
+            used += _add(small[row, 0], small[row, 1], small[row, 2], table)
+        if 2 * used > table.shape[0]:
+            table = _doubled(table)
     return table[np.flatnonzero(table[:, 2])]
 
 

@@ -54,9 +54,10 @@ def count_objects(table: Overlaps, *, void: int | None = None) -> ObjectCounts:
     inside = table if void is None else table.where(table.truth != void)
     truth = _Areas(inside.truth, inside.counts)
     prediction = _Areas(inside.prediction, inside.counts)
-    shared = inside.where((inside.truth > 0) & (inside.prediction > 0))
-    wanted, found = truth.of(shared.truth), prediction.of(shared.prediction)
-    ious = shared.counts / (wanted + found - shared.counts)
+    wanted, found = truth.of_rows, prediction.of_rows
+    are_objects = (inside.truth > 0) & (inside.prediction > 0)
+    shared = inside.where(are_objects)
+    ious = shared.counts / (wanted + found - inside.counts)[are_objects]
     panoptic = ious > 0.5
     ignored = _mostly_void(table, prediction, shared.where(panoptic).prediction, void)
     n_truth, n_predicted = truth.n_objects, prediction.n_objects
@@ -65,14 +66,14 @@ def count_objects(table: Overlaps, *, void: int | None = None) -> ObjectCounts:
         truth_objects=n_truth,
         predicted_objects=n_predicted,
         true_positives=_true_positives(shared, ious),
-        seg=float(ious[2 * shared.counts > wanted].sum()),
+        seg=float(ious[2 * shared.counts > wanted[are_objects]].sum()),
         panoptic_iou=float(ious[panoptic].sum()),
         panoptic_tp=n_matched,
         panoptic_fp=n_predicted - n_matched - ignored,
         panoptic_fn=n_truth - n_matched,
-        **_rand_counts(inside),
-        split_bits=_bits(inside.counts, truth.of(inside.truth)),
-        merge_bits=_bits(inside.counts, prediction.of(inside.prediction)),
+        **_rand_counts(inside, truth, prediction),
+        split_bits=_bits(inside.counts, wanted),
+        merge_bits=_bits(inside.counts, found),
         pixels=int(inside.counts.sum()),
     )
 
@@ -81,9 +82,19 @@ class _Areas:
     """Pixels of each value of one map."""
 
     def __init__(self, values: Array, counts: NDArray[np.int64]) -> None:
-        self.values, where = np.unique(values, return_inverse=True)
-        self.pixels = np.zeros(len(self.values), np.int64)
-        np.add.at(self.pixels, where, counts)
+        self.values, self.rows = np.unique(values, return_inverse=True)
+        self.counts = counts
+        self.pixels = self.within(np.ones(len(counts), np.bool))
+
+    def within(self, kept: NDArray[np.bool]) -> NDArray[np.int64]:
+        """Pixels of each value in some rows of the table; below 2^53 float64 adds them exactly."""
+        sums = np.bincount(self.rows[kept], weights=self.counts[kept], minlength=len(self.values))
+        return sums.astype(np.int64)
+
+    @property
+    def of_rows(self) -> NDArray[np.int64]:
+        """For each row of the table the pixels of its value."""
+        return self.pixels[self.rows]
 
     def of(self, values: Array) -> NDArray[np.int64]:
         """Pixels of these values, each of which occurs."""
@@ -118,18 +129,18 @@ def _mostly_void(table: Overlaps, prediction: _Areas, matched: Array, void: int 
     return int((on_void.counts > prediction.of(on_void.prediction)).sum())
 
 
-def _rand_counts(table: Overlaps) -> dict[str, float]:
+def _rand_counts(table: Overlaps, truth: _Areas, prediction: _Areas) -> dict[str, float]:
     """Pairs of pixels of the truth's foreground, twice over."""
-    table = table.where(table.truth > 0)
-    dropped = table.where(table.prediction > 0)
-    truth = _pairs(_Areas(table.truth, table.counts).pixels)
+    kept = table.truth > 0
+    dropped = kept & (table.prediction > 0)
+    wanted = _pairs(truth.within(kept))
     return {
-        "adapted_both": _pairs(table.counts),
-        "adapted_truth": truth,
-        "adapted_prediction": _pairs(_Areas(table.prediction, table.counts).pixels),
-        "isbi_both": _pairs(dropped.counts),
-        "isbi_truth": truth,
-        "isbi_prediction": _pairs(_Areas(dropped.prediction, dropped.counts).pixels),
+        "adapted_both": _pairs(table.counts[kept]),
+        "adapted_truth": wanted,
+        "adapted_prediction": _pairs(prediction.within(kept)),
+        "isbi_both": _pairs(table.counts[dropped]),
+        "isbi_truth": wanted,
+        "isbi_prediction": _pairs(prediction.within(dropped)),
     }
 
 

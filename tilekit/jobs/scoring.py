@@ -36,12 +36,12 @@ def evaluate_pairs(
     *,
     out: Path,
     block: int | None = None,
-    layer: bool = False,
+    is_drawn: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Scores of one or more images, by the keys of docs/scores.md. Of two predictions those of both, their differences,
-    and with `layer` where they disagree, written below `out`.
+    """Scores of one or more images, by the keys of docs/scores.md; of two predictions, of both and how they differ.
 
+    `is_drawn` adds what pictures need: the worst tiles, and a layer of where two disagree, written below `out`.
     The caller holds `out`. InputError for values that cannot be scored, and where the truth holds nothing to score.
     """
     started = time.perf_counter()
@@ -49,14 +49,16 @@ def evaluate_pairs(
     report = count_pairs(config, runner, progress)
     counted = [Counted(config, k) for k in range(len(pairs[0].predictions))]
     scored = [score(c) for c in counted]
-    common: dict[str, Any] = {"worst": worst_tiles(counted[0]), "blocks": report.blocks, "redone": report.redone}
+    common: dict[str, Any] = {"blocks": report.blocks, "redone": report.redone}
+    if is_drawn:
+        common["worst"] = worst_tiles(counted[0])
     common["seconds"] = round(time.perf_counter() - started, 3)
     if len(scored) == 1:
         return {**scored[0], **common}
     first, second = scored
     differences = paired_differences(first["images"], second["images"])
     result = {"kind": rules.kind, "first": first, "second": second, "differences": differences, **common}
-    if layer and rules.kind != "boundaries":
+    if is_drawn and rules.kind != "boundaries":
         from tilekit.jobs.disagreement import write_disagreement
 
         result["disagreement"] = write_disagreement(counted, out, runner, progress)
@@ -86,7 +88,8 @@ class Counted:
 
     def table(self, indices: Sequence[int]) -> Overlaps:
         """The overlaps of some blocks of one image, as they are meant, each pair once."""
-        return merged(self.meant(self.raw_table(indices), self.config.locate(indices[0])[0]))
+        table = self.meant(self.raw_table(indices), self.config.locate(indices[0])[0])
+        return table if self.config.rules.mapping is None else merged(table)
 
     def meant(self, table: Overlaps, pair: int) -> Overlaps:
         """A table of a pair with what its values mean in their place, row by row."""
