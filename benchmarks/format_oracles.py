@@ -60,8 +60,14 @@ def truths(path: Path, series: int | None, level: int = 0) -> list[Truth]:
     """All independent readings of a file; PIL and rasterio read its first image at full size alone."""
     if path.is_dir():
         return [_zarr(path, level)]
-    if path.suffix.lower() not in (".tif", ".tiff", ".svs"):
+    suffix = path.suffix.lower()
+    if suffix in (".png", ".jpg", ".jpeg"):
         return [_pil(path)]
+    if suffix == ".npy":
+        array = np.load(path)
+        return [_truth("numpy", array, _letters("TCZYX"[-array.ndim :], array.shape), None)]
+    if suffix not in (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".qptiff"):
+        return [_bands(path)]
     found = [_tifffile(path, series or 0, level)]
     if not series and level == 0:
         found += [t for t in (_rasterio(path), _pil_tiff(path)) if t is not None]
@@ -82,10 +88,14 @@ def n_series(path: Path) -> int:
 
 def _tifffile(path: Path, index: int, level: int) -> Truth:
     with quiet(), tifffile.TiffFile(path) as tiff:
-        series = tiff.series[index].levels[level]
+        levels = tiff.series[index].levels
         page = tiff.series[index].keyframe
+        # directories below the first page are its smaller versions, also where tifffile lists them as images
+        series = levels[level] if level < len(levels) else page.pages[level - 1]
         array: Any
-        if series.size > BIG:
+        if level >= len(levels):
+            array = series.asarray()
+        elif series.size > BIG:
             array = zarr.open_array(tifffile.imread(path, aszarr=True, series=index, level=level), mode="r")
         else:
             array = series.asarray()
@@ -104,13 +114,21 @@ def _seen(array: Any, axes: str, page: tifffile.TiffPage, by: str) -> Truth:
     kind = np.dtype(array.dtype)
     if photometric == "PALETTE" and page.colormap is not None:
         table = np.asarray(page.colormap, np.int64).T
-        table = (table if table.max() < 256 else table // 256).astype(np.uint8)
+        table = (
+            table.astype(np.uint16) if deep_colors(page) else (table // (256 if table.max() > 255 else 1)).astype("u1")
+        )
     elif photometric == "MINISWHITE" and kind.kind in "bu":
         bits = int(page.bitspersample)
         table_dtype = np.uint8 if kind.kind == "b" else kind
         inverted = int(2**bits - 1)
         return _truth(by, array, letters, lambda part: (inverted - part.astype(np.int64)).astype(table_dtype))
     return _truth(by, array, letters, None if table is None else lambda part: table[part.astype(np.intp)], table)
+
+
+def deep_colors(page: tifffile.TiffPage) -> bool:
+    """Whether a palette's colors have 16 bits: they are neither 0 to 255 nor those times 256 or 257."""
+    table = np.asarray(page.colormap, np.int64)
+    return bool(table.max() > 255 and (table % 256).any() and (table % 257).any())
 
 
 def _truth(
@@ -171,14 +189,18 @@ def _upright(image: Array, orientation: int) -> Array:
 # Pictures by PIL
 
 
-def _pil(path: Path, by: str = "PIL") -> Truth:
+def _pil(path: Path) -> Truth:
     with quiet(), Image.open(path) as stored:
         image = ImageOps.exif_transpose(stored)
         if image.mode == "P":
             image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        elif image.mode == "CMYK":
+            image = image.convert("RGB")
+        elif image.mode == "1" and path.suffix == ".png":  # as PNG defines few bits
+            image = image.convert("L")
         pixels = np.asarray(image)
     letters = "YXS"[: pixels.ndim]
-    return _truth(by, pixels, _letters(letters, pixels.shape), None)
+    return _truth("PIL", pixels, _letters(letters, pixels.shape), None)
 
 
 def _pil_tiff(path: Path) -> Truth | None:
@@ -191,6 +213,8 @@ def _pil_tiff(path: Path) -> Truth | None:
                 shown = page.photometric.name in ("PALETTE", "MINISWHITE") or page.tags.valueof("Orientation", 1) > 1
                 if not shown or len(tiff.pages) > 1 or page.bitspersample not in (1, 8):
                     return None
+                if page.colormap is not None and deep_colors(page):  # PIL shows their upper 8 bits
+                    return None
             return _pil(path)
         except (OSError, ValueError):
             return None
@@ -202,8 +226,10 @@ def _pil_tiff(path: Path) -> Truth | None:
 def _rasterio(path: Path) -> Truth | None:
     """Where the file says where it lies; None for codecs of which every decoder rounds its own way."""
     facts = geography(path)
-    if facts is None or facts["lossy"]:
-        return None
+    return None if facts is None or facts["lossy"] else _bands(path)
+
+
+def _bands(path: Path) -> Truth:
     with quiet(), rasterio.open(path) as data:
         shape = (data.count, data.height, data.width)
         colors = None
@@ -241,9 +267,19 @@ def geography(path: Path) -> dict[str, Any] | None:
                 "gcps": len(points),
                 "levels": 1 + len(data.overviews(1)),
                 "lossy": compression in LOSSY,
+                "palette": data.colorinterp[0].name == "palette" and data.nodata is not None,
+                "mask": "what it is by rasterio",
             }
     except rasterio.errors.RasterioError:
         return None
+
+
+def valid_pixels(path: Path, box: tuple[slice, ...]) -> Array:
+    """Where a GeoTIFF is valid by rasterio: its mask, alpha or nodata."""
+    with quiet(), rasterio.open(path) as data:
+        window = rasterio.windows.Window.from_slices(*box)
+        valid: Array = data.dataset_mask(window=window) != 0
+        return valid
 
 
 # Zarr

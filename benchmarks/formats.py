@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.format_oracles import Truth, geography, is_zarr_array, n_series, quiet, truths
+from benchmarks.format_oracles import Truth, geography, is_zarr_array, n_series, quiet, truths, valid_pixels
 from tilekit import open_image
 from tilekit.errors import InputError
 from tilekit.sources import Source
@@ -178,12 +178,23 @@ def geography_differs(source: Source, path: Path) -> list[str]:
         "transform": transform == facts["transform"]
         or (None not in (transform, facts["transform"]) and np.allclose(transform, facts["transform"], 1e-12)),
         "gcps": (len(ours.gcps) if ours is not None else 0) == facts["gcps"],
-        "nodata": source.nodata == facts["nodata"] or facts["nodata"] != facts["nodata"],
+        # the nodata of a palette is an index, which the colors do not have: it is a mask
+        "nodata": source.mask is not None
+        if facts["palette"]
+        else source.nodata == facts["nodata"] or facts["nodata"] != facts["nodata"],
+        "mask": source.mask is None or mask_is(source, path),
         "levels": len(source.levels) == facts["levels"],
     }
     given = {"crs": crs, "transform": transform, "gcps": ours and len(ours.gcps), "nodata": source.nodata}
-    given["levels"] = len(source.levels)
+    given |= {"levels": len(source.levels), "mask": "differs"}
     return [f"{key} {given[key]}, by rasterio {facts[key]}" for key, equal in same.items() if not equal]
+
+
+def mask_is(source: Source, path: Path) -> bool:
+    """Whether the mask beside the pixels is that of rasterio."""
+    assert source.mask is not None
+    boxes = random_boxes(source.shape[-2:], source.name)
+    return all(np.array_equal(source.mask.read(box) != 0, valid_pixels(path, box)) for box in boxes)
 
 
 def short_crs(source: Source) -> str | None:

@@ -22,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 SUFFIXES = {b"II": ".tif", b"MM": ".tif", b"\x89P": ".png", b"\xff\xd8": ".jpg", b"\x93N": ".npy", b"\x89H": ".h5"}
+SUFFIXES |= {b"\0\0": ".jp2", b"BM": ".bmp", b"GI": ".gif", b"RI": ".webp", b"<V": ".vrt"}
 WORK = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
 
 
@@ -33,6 +34,9 @@ def child(arguments: list[str]) -> None:
         import tifffile  # noqa: F401
 
         import tilekit.sources.array
+        import tilekit.sources.hdf5
+        import tilekit.sources.picture
+        import tilekit.sources.raster
         import tilekit.sources.tiff
         import tilekit.sources.zarr_  # noqa: F401
     import logging
@@ -90,17 +94,19 @@ def fuzz(seconds: float, folder: Path) -> dict[str, Any]:
         options = [f"-max_total_time={int(left)}", "-timeout=10", "-rss_limit_mb=1024", "-max_len=40000"]
         options += [f"-artifact_prefix={found}/", "-print_final_stats=1", f"-seed={runs + 1}", "-len_control=0"]
         command = [sys.executable, __file__, "--child", *options, str(corpus)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=ROOT, check=False)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", cwd=ROOT
+        )
         runs += 1
-        counts = re.findall(r"stat::number_of_executed_units:\s*(\d+)", done.stderr) or re.findall(
-            r"^#(\d+)", done.stderr, re.MULTILINE
+        counts = re.findall(r"stat::number_of_executed_units:\s*(\d+)", done.stdout) or re.findall(
+            r"^#(\d+)", done.stdout, re.MULTILINE
         )
         executions += int(counts[-1]) if counts else 0
-        resident = [int(n) for n in re.findall(r"rss: (\d+)Mb", done.stderr)]
-        resident += [int(n) for n in re.findall(r"stat::peak_rss_mb:\s*(\d+)", done.stderr)]
+        resident = [int(n) for n in re.findall(r"rss: (\d+)Mb", done.stdout)]
+        resident += [int(n) for n in re.findall(r"stat::peak_rss_mb:\s*(\d+)", done.stdout)]
         peak = max([peak, *resident])
-        errors |= set(re.findall(r"^(?:Exception|[A-Za-z.]*Error)\b.*|ERROR: libFuzzer: .*", done.stderr, re.MULTILINE))
-        (found / f"log-{runs}.txt").write_text(done.stderr[-20000:])
+        errors |= set(re.findall(r"^(?:Exception|[A-Za-z.]*Error)\b.*|ERROR: libFuzzer: .*", done.stdout, re.MULTILINE))
+        (found / f"log-{runs}.txt").write_text(done.stdout[-20000:])
     kinds = {k: len(list(found.glob(f"{k}-*"))) for k in ("crash", "timeout", "oom")}
     spent = round(time.monotonic() - started)
     return {"seconds": spent, "children": runs, "executions": executions, **kinds, "peak_mb": peak} | {

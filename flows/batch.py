@@ -20,7 +20,7 @@ from tilekit.predictor import VOID, Predictor
 from tilekit.run import Runner, open_runner
 
 Row = dict[str, Any]
-COLUMNS = ("image", "output", "status", "blocks", "redone", "seconds", "megapixels_per_second", "reason")
+COLUMNS = ("image", "output", "status", "blocks", "written", "redone", "seconds", "megapixels_per_second", "reason")
 
 
 def segment_files(

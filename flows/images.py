@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,8 +78,8 @@ def list_images(images: str | Path, out: str | Path, parameters: SegmentParamete
         found = sorted(map(Path, glob.glob(str(place), recursive=True)))
         items = [Item(path, _out_of(path, out), parameters) for path in found if path.is_file() or _is_zarr(path)]
     if all(item.left_out for item in items):
-        kind = "a folder that is no Zarr store and" if place.is_dir() else "it"
-        raise InputError(f"{images}: {kind} holds no image; name an image, or a folder, glob or CSV of images")
+        kind = "a folder that is no Zarr store and holds no image" if place.is_dir() else "no image there"
+        raise InputError(f"{images}: {kind}; name an image, or a folder, glob or CSV of images")
     if out.suffix == ".zarr" or out.is_file() or _is_zarr(out):
         raise InputError(f"{out}: {images} is several images; give a folder for their stores")
     _check_outputs([item for item in items if not item.left_out])
@@ -110,23 +111,27 @@ def _in_csv(path: Path, out: Path, parameters: SegmentParameters) -> Iterator[It
         raise InputError(f"{path}: no such file or folder; check the path") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: is no text in UTF-8; save it as CSV UTF-8") from None
-    reader = csv.DictReader(text.splitlines(), restkey="", strict=True)
+    reader = csv.DictReader(io.StringIO(text), restkey="", strict=True)
+    try:
+        yield from _items_of(reader, path, out, parameters)
+    except csv.Error as error:
+        raise InputError(f"{path}: is no CSV after line {reader.line_num} ({error}); correct it") from None
+
+
+def _items_of(reader: csv.DictReader[str], path: Path, out: Path, parameters: SegmentParameters) -> Iterator[Item]:
     columns = ("image", "out", *OVERRIDES)
     header = reader.fieldnames or []
     if "image" not in header or not set(header) <= set(columns) or len(set(header)) < len(header):
         raise InputError(
             f"{path}: its columns are {', '.join(header)}; give image and, of {', '.join(columns[1:])}, any"
         )
-    try:
-        for row in reader:
-            where = f"{path} line {reader.line_num}"
-            if "" in row or not row["image"] or None in row.values():
-                raise InputError(f"{where}: does not fit the {len(header)} columns of the header; correct it")
-            image = path.parent / row["image"]
-            place = out / row["out"] if row.get("out") else _out_of(image, out)
-            yield Item(image, place, _parameters_of(row, path.parent, parameters, where))
-    except csv.Error as error:
-        raise InputError(f"{path} line {reader.line_num}: is no CSV ({error}); correct it") from None
+    for row in reader:
+        where = f"{path} line {reader.line_num}"
+        if "" in row or not row["image"] or None in row.values():
+            raise InputError(f"{where}: does not fit the {len(header)} columns of the header; correct it")
+        image = path.parent / row["image"]
+        place = out / row["out"] if row.get("out") else _out_of(image, out)
+        yield Item(image, place, _parameters_of(row, path.parent, parameters, where))
 
 
 def _parameters_of(row: dict[str, str], folder: Path, common: SegmentParameters, where: str) -> SegmentParameters:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from tilekit.ledger import FOLDER
 from tilekit.sources import Source
 
 ROOT_CODE = re.compile(r'(?:AUTHORITY|ID)\s*\[\s*"EPSG"\s*,\s*"?(\d+)"?\s*\]\s*\]\s*$', re.IGNORECASE)
@@ -39,6 +42,7 @@ def image_facts(image: str, source: Source) -> dict[str, Any]:
         "transform": _listed(place.transform) if place else None,
         "gcps": len(place.gcps) if place and place.gcps else None,
         "tiling": source.tiling,
+        "readers": readers_of(image),
     }
 
 
@@ -67,6 +71,8 @@ def _in_words(name: str, value: Any) -> Any:
             return f"{value} colors"
         case "alpha":
             return f"channel {value}"
+        case "readers":
+            return "".join(f"\n  {r['name']:<30}{'yes' if r['copes'] else 'no':<5}{r['why']}" for r in value)
         case "transform":
             return [f"{n:.12g}" for n in value]
     return value
@@ -91,6 +97,16 @@ def epsg_code(wkt: str) -> int | None:
     """
     found = ROOT_CODE.search(wkt) or re.fullmatch(r"EPSG:(\d+)", wkt.strip(), re.IGNORECASE)
     return int(found[1]) if found else None
+
+
+def readers_of(image: str) -> list[dict[str, Any]] | None:
+    """Which programs will read a store that tilekit wrote, and why; None for any other image."""
+    path = Path(image).expanduser()
+    if not (path / FOLDER).is_dir():
+        return None
+    from tilekit.doctor import readers
+
+    return [asdict(reader) for reader in readers(path)]
 
 
 def _listed(values: Any) -> list[Any] | None:

@@ -78,8 +78,8 @@ class IngestParameters(ClusterParameters, ImageParameters):
 
     block: Annotated[int | None, Field(ge=1)] = None
     """Side of what one task writes, in pixels."""
-    chunk: Annotated[int, Field(ge=16, le=8192)] = 512
-    """Side of a chunk, in pixels."""
+    chunk: Annotated[int | None, Field(ge=16, le=8192)] = None
+    """Side of a chunk, in pixels; unset: 512, more where files without shards would be too many."""
     ngff: Literal["0.4", "0.5"] = "0.5"
     """OME-NGFF version: 0.5 on Zarr 3, 0.4 on Zarr 2."""
     shards: bool | None = None

@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from math import ceil, floor, hypot
+from math import ceil, floor, hypot, sqrt
 from pathlib import Path
 
 import numpy as np
 
+from flows.halved import halved
 from flows.overlay import RGB, overlay, panels, read_png, stretch, write_png
 from tilekit.box import Box
 from tilekit.engine import Progress
 from tilekit.errors import InputError, RunError
-from tilekit.jobs.predict import Input, Layout, PredictConfig, _compute_block, _wanted, class_pyramids
+from tilekit.jobs.input import Input, read_channels
+from tilekit.jobs.predict import Layout, PredictConfig, class_pyramids, compute_block, wanted
 from tilekit.jobs.segment import Job
 from tilekit.jobs.statistics import means, stored_statistics
 from tilekit.ngff import class_colors
+from tilekit.plan import Plan
 from tilekit.run import Runner
 from tilekit.sources import Source
-from tilekit.tiling import Block
+from tilekit.tiling import Block, round_up
 
 SIDE = 1024
-"""Side in pixels of a box, about: as many whole tiles as fit, and at least one."""
+"""Side in pixels of a box, about: whole tiles, or an even part of one."""
 PLACES = 12
 """Places along each axis that are looked at, at most."""
 SAMPLE = 256
@@ -43,15 +46,15 @@ class PreviewConfig:
     plane: tuple[int, ...]
     """Position on the leading axes (t, z)."""
     boxes: tuple[Box, ...]
-    """Whole tiles of the run, each inside one of its blocks."""
+    """What is shown, each inside one of the run's blocks."""
     folder: Path
 
 
 def preview_stage(job: Job, n: int, runner: Runner, progress: Progress) -> list[str]:
     """Predict and draw n boxes (fewer where the image has fewer) into OUT-preview; paths of the pictures, index last.
 
-    The classes are those that the run will write, but near nodata of an image whose means are not known yet: these are
-    then taken from the places that were looked at.
+    The classes are those that the run will write, with two exceptions of what is known only later: near nodata of an
+    image not yet ingested, means are those of the places looked at; the mask `auto` is not applied.
     """
     config = _choose(job, n)
     folder = config.folder
@@ -76,43 +79,50 @@ def preview_stage(job: Job, n: int, runner: Runner, progress: Progress) -> list[
 def preview_box(index: int, config: PreviewConfig) -> Path:
     """Predict one box by the run's tiles and draw it, image beside overlay; the picture's path."""
     predict, box = config.predict, config.boxes[index]
-    block = Block(index, config.plane, box)
-    (classes, *_), _ = _compute_block(predict, block, _wanted(predict, block))
-    shown = box if predict.box is None else box.intersect(predict.box)
-    pixels, _ = predict.input.fill_nodata(predict.input.read(config.plane, shown))
-    picture = stretch(np.moveaxis(pixels, 0, -1) if len(pixels) == 3 else pixels[0])
+    tiles = _tiles_around(box, predict.plan)
+    (classes, *_), _ = compute_block(predict, Block(index, config.plane, tiles))
+    shown = box.intersect(predict.boxes[0]) if predict.boxes else box
+    picture = _picture(predict.input, config.plane, shown)
     colors = {k: color[:3] for k, color in enumerate(class_colors(predict.predictor.n_classes)) if k}
-    part = classes.reshape(box.shape)[shown.relative_to(box).slices]
+    part = classes.reshape(tiles.shape)[shown.relative_to(tiles).slices]
     path = config.folder / f"box-{index + 1}_y{shown.start[0]}_x{shown.start[1]}.png"
     write_png(path, panels([picture, overlay(picture, part, colors=colors, opacity=OPACITY)]))
     return path
 
 
+def _picture(image: Input, plane: tuple[int, ...], box: Box) -> RGB:
+    """What the network is given of the image: three channels in color, else the first; black where nothing is valid."""
+    pixels, valid = read_channels(image.source, image.channels, plane, box), image.valid(plane, box)
+    if valid is not None:
+        pixels = np.where(valid, pixels, pixels[:, valid].min(initial=pixels.max()) if valid.any() else 0)
+    return stretch(np.moveaxis(pixels, 0, -1) if len(pixels) == 3 else pixels[0])
+
+
 def _choose(job: Job, n: int) -> PreviewConfig:
     """The n boxes with the most content, far from each other; the same for the same input."""
     plane = tuple(side // 2 for side in job.plan.grid.planes)
-    coarse = Input(_coarse_level(job.image), job.channels, (0.0,) * len(job.channels))
-    layout = Layout(job.out, job.version, False, None)
-    image = Input(job.image, job.channels, coarse.fill)
+    coarse = Input.of(_coarse_level(job.image), job.channels, (0.0,) * len(job.channels))
+    image = Input(job.image, _level_read(job), job.plan.image.seen, job.channels, coarse.fill, job.equal)
     config = PredictConfig(
         input=image,
         predictor=job.predictor,
         plan=job.plan,
-        pyramids=class_pyramids(image, job.plan, job.predictor, layout),
-        box=job.options.box,
-        mask=job.mask,
+        pyramids=class_pyramids(image, job.plan, job.predictor, Layout(job.out, job.version, False, None)),
+        boxes=() if job.options.box is None else (job.options.box,),
+        area=job.area,
         folder=job.out,
     )
     found: list[tuple[Box, float]] = []
-    sums, counts = np.zeros(len(job.channels)), 0
+    sums, counts = np.zeros(len(job.channels)), np.zeros(len(job.channels))
     for box in _places(job):
-        wanted = _wanted(config, Block(0, plane, box))
-        pixels, valid = coarse.fill_nodata(coarse.read(plane, _sample(box, image.shape, coarse.shape)))
-        inside = pixels[:, np.ones(pixels.shape[1:], bool) if valid is None else valid].astype(np.float64)
-        share = inside[0].size / pixels[0].size * (1 if wanted is None else wanted.mean())
+        asked = wanted(config, box)
+        sample = _sample(box, image.source.shape[-2:], coarse.source.shape[-2:])
+        pixels, valid = read_channels(coarse.source, job.channels, plane, sample), coarse.valid(plane, sample)
+        inside = pixels[:, np.ones(sample.shape, bool) if valid is None else valid].astype(np.float64)
+        share = inside[0].size / pixels[0].size * (1.0 if asked is None else float(asked.mean()))
         if share:
             found.append((box, float(inside.std(1).sum()) * share * box.n_pixels))
-            sums, counts = sums + inside.sum(1), counts + inside[0].size
+            sums, counts = sums + inside.sum(1), counts + inside.shape[1]
     if not found:
         raise InputError(
             f"{job.image.name}: no pixel to predict at any of the {PLACES} x {PLACES} places that a preview looks "
@@ -122,22 +132,58 @@ def _choose(job: Job, n: int) -> PreviewConfig:
     fill = means(statistics, job.channels) if statistics else tuple(map(float, sums / counts))
     predict = replace(config, input=replace(image, fill=fill))
     folder = job.out.with_name(f"{job.out.stem}-preview")
-    return PreviewConfig(predict, plane, tuple(_spread(found, n)), folder)
+    return PreviewConfig(predict, plane, tuple(_spread(found, n, image.source.shape[-2:])), folder)
+
+
+def _level_read(job: Job) -> Source:
+    """The level of the output that the network's pixels are computed from, which is not written yet."""
+    level = job.plan.image.level
+    if job.in_place:
+        return job.image if level == job.image.level else replace(job.image.reference, level=level).open()
+    return halved(job.image, level) if level else job.image
 
 
 def _places(job: Job) -> list[Box]:
-    """Boxes of whole tiles, each in one block: evenly over the image, or over the part that is asked for."""
-    block, shape = job.plan.block, job.plan.image.shape
-    area = job.options.box or Box.whole(shape)
+    """Boxes to choose from, each in one block: evenly over the image, or over the part that is asked for."""
+    plan = job.plan
+    area = job.options.box or Box.whole(plan.image.shape)
     ranges = []
-    for first, stop, core, side in zip(area.start, area.stop, job.plan.core, shape, strict=True):
-        step = core * max(SIDE // core, 1)
-        per_block = ceil(block / step)
-        lowest, highest = (p // block * per_block + p % block // step for p in (first, stop - 1))
+    for axis, core in enumerate(_core(plan)):
+        step = _step(core)
+        parts = max(round(step / SIDE), 1)
+        per_block = ceil(plan.block / step) * parts
+
+        def start(i: int, step: int = step, parts: int = parts, per_block: int = per_block) -> int:
+            block, inside = divmod(i, per_block)
+            return block * plan.block + inside * step // parts
+
+        limits = (area.start[axis], area.stop[axis] - 1)
+        lowest, highest = (p // plan.block * per_block + p % plan.block * parts // step for p in limits)
         chosen = sorted({round(i) for i in np.linspace(lowest, highest, PLACES)})
-        starts = [i // per_block * block + i % per_block * step for i in chosen]
-        ranges.append([(a, min(a + step, a // block * block + block, side)) for a in starts])
+        side = plan.image.shape[axis]
+        ends = (min(start(i + 1), start(i) // plan.block * plan.block + plan.block, side) for i in chosen)
+        ranges.append([(start(i), end) for i, end in zip(chosen, ends, strict=True)])
     return [Box((y0, x0), (y1, x1)) for (y0, y1), (x0, x1) in product(*ranges)]
+
+
+def _core(plan: Plan) -> tuple[int, int]:
+    """Sides of a tile in pixels of the image; of a resampled image, whose tiles depend on the box, those of a box."""
+    return plan.core if plan.image.seen.is_image else (SIDE, SIDE)
+
+
+def _step(core: int) -> int:
+    """Pixels of the tiles that are predicted at once along an axis."""
+    return core * max(SIDE // core, 1)
+
+
+def _tiles_around(box: Box, plan: Plan) -> Box:
+    """The run's tiles that a box lies in, which are all in one of its blocks."""
+    ranges = []
+    for a, b, core, side in zip(box.start, box.stop, _core(plan), plan.image.shape, strict=True):
+        block = a // plan.block * plan.block
+        stop = block + round_up(b - block, core)
+        ranges.append((block + (a - block) // core * core, min(stop, block + plan.block, side)))
+    return Box(tuple(a for a, _ in ranges), tuple(b for _, b in ranges))
 
 
 def _coarse_level(source: Source) -> Source:
@@ -159,18 +205,19 @@ def _sample(box: Box, shape: Sequence[int], coarse: Sequence[int]) -> Box:
     return Box(tuple(a for a, _ in ranges), tuple(b for _, b in ranges))
 
 
-def _spread(found: Sequence[tuple[Box, float]], n: int) -> list[Box]:
-    """The box with the highest score, then each time the one whose score times distance to those chosen is highest."""
-    left = dict(found)
-    nearest = dict.fromkeys(left, 1.0)
-    chosen: list[Box] = []
+def _spread(found: Sequence[tuple[Box, float]], n: int, shape: Sequence[int]) -> list[Box]:
+    """The box with the highest score, then each time the one with the highest that is not near one chosen."""
+    left, chosen = dict(found), list[Box]()
+    far = sqrt(shape[0] * shape[1] / n)
+
+    def worth(box: Box) -> float:
+        apart = (hypot(*(a - b for a, b in zip(box.start, c.start, strict=True))) for c in chosen)
+        return left[box] * min(1.0, min(apart, default=far) / far)
+
     while left and len(chosen) < n:
-        best = max(left, key=lambda box: (left[box] + 1e-9) * nearest[box])
+        best = max(left, key=worth)
         chosen.append(best)
         del left[best]
-        for box in left:
-            apart = hypot(*(a - b for a, b in zip(box.start, best.start, strict=True)))
-            nearest[box] = apart if len(chosen) == 1 else min(nearest[box], apart)
     return chosen
 
 

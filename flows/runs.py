@@ -49,7 +49,9 @@ from flows.terminal import print_facts, print_rows, progress_bars
 def ingest(
     image: Image,
     out: Out,
-    chunk: Annotated[int, typer.Option(help="Side of a chunk.")] = 512,
+    chunk: Annotated[
+        int | None, typer.Option(help="Side of a chunk. Default: 512, more where files would be too many.")
+    ] = None,
     block: Block = None,
     ngff: Annotated[str, typer.Option(help="OME-NGFF version: 0.5 on Zarr 3, 0.4 on Zarr 2.")] = "0.5",
     shards: Shards = None,
@@ -115,7 +117,7 @@ def plan(
 
     parameters = checked(SegmentParameters, **_given(locals(), SegmentParameters))
     job = plan_file(image, model, "tilekit-plan.zarr", parameters)
-    facts = {"image": image, "model": model, **job.plan.to_json(), "workers": job.workers}
+    facts = {"image": image, "model": model, **job.to_json(), "workers": job.workers}
     print_facts({**facts, "seconds": round(job.plan.seconds(job.workers), 1)}, json)
 
 

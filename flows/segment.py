@@ -38,6 +38,8 @@ def segment(
     """Segment `image` with the network `model` into `out`; returns the keys of `tilekit segment --json`."""
     logging.getLogger("distributed").setLevel(logging.WARNING)
     result = segment_file(image, model, out, parameters, progress=progress_artifact("segment-progress"), step=as_task)
+    if pictures := result.get("preview"):
+        publish_picture("segment-preview", Path(pictures[-1]), "image beside class map")
     if not parameters.preview_only:
         as_task(publish, out, result)
     return result
@@ -109,8 +111,10 @@ def publish(out: str, result: dict[str, Any]) -> None:
     rows = [{"figure": k, "value": v} for k, v in result.items() if not isinstance(v, dict | list)]
     rows += [{"figure": f"pixels of class {k}", "value": v} for k, v in result["classes"].items()]
     create_table_artifact(key="segment-summary", table=rows, description=f"Segmentation of {out}")
-    picture = overlay_of_store(Path(out))
+    publish_picture("segment-overlay", overlay_of_store(Path(out)), "class map over the image")
+
+
+def publish_picture(key: str, picture: Path, caption: str) -> None:
+    """A PNG as an artifact."""
     encoded = base64.b64encode(picture.read_bytes()).decode()
-    create_markdown_artifact(
-        key="segment-overlay", markdown=f"`{picture}`\n\n![class map over the image](data:image/png;base64,{encoded})"
-    )
+    create_markdown_artifact(key=key, markdown=f"`{picture}`\n\n![{caption}](data:image/png;base64,{encoded})")

@@ -37,7 +37,7 @@ def ingest_file(
             block=p.block,
             chunk=p.chunk,
             ngff=p.ngff,
-            shards=True if p.shards is None else p.shards,
+            shards=p.shards,
             overwrite=p.overwrite,
             progress=progress,
         )
@@ -70,7 +70,7 @@ def plan_image(
     """Check image, network and output, and plan; writes nothing."""
     p = parameters
     options = Options(
-        **p.opening(),
+        **{**p.opening(), "level": p.level},
         box=parse_box(p.box),
         mask=p.mask,
         probabilities=p.probabilities,

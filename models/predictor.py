@@ -101,6 +101,11 @@ class Predictor:
         return self.header.pixel_size
 
     @property
+    def channel_names(self) -> tuple[str, ...] | None:
+        """Of the image's channels, in its order; None where the checkpoint does not say."""
+        return self.header.channel_names
+
+    @property
     def exact(self) -> bool:
         """True where tiles give what one pass over the whole image gives."""
         return self.inexact_reason is None

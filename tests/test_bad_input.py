@@ -225,7 +225,7 @@ def test_a_mask_of_another_size_is_refused(files: Files) -> None:
     assert not files.out.exists()
 
 
-def test_an_image_far_from_the_networks_pixel_size_is_refused_with_the_level_that_fits(files: Files) -> None:
+def test_a_level_far_from_the_networks_pixel_size_is_refused_with_the_one_that_fits(files: Files) -> None:
     make_model(files.model, pixel_size=(2.0, 2.0))
     pyramid = files.folder / "pyramid.tif"
     with tifffile.TiffWriter(pyramid) as tiff:
@@ -233,8 +233,33 @@ def test_an_image_far_from_the_networks_pixel_size_is_refused_with_the_level_tha
         tiff.write(np.ones((256, 256), np.uint8), subifds=2, resolution=(2e4, 2e4), **common)
         for level in (1, 2):
             tiff.write(np.ones((256 >> level, 256 >> level), np.uint8), subfiletype=1, **common)
-    assert_refused(segment(files, image=pyramid), pyramid.name, "0.5 micrometres", "trained at 2", "use --level 2")
-    assert_refused(segment(files, "--pixel-size", "100"), files.image.name, "--pixel-size")
+    refused = segment(files, "--level", "0", image=pyramid)
+    assert_refused(refused, pyramid.name, "0.5 micrometres", "trained at 2", "use --level 2")
+    assert not files.out.exists()
+
+
+def test_an_image_without_pixel_size_or_far_too_coarse_for_the_network_is_refused(files: Files) -> None:
+    make_model(files.model, pixel_size=(2.0, 2.0))
+    assert_refused(segment(files), files.image.name, "no pixel size", "trained at 2", "--pixel-size")
+    refused = segment(files, "--pixel-size", "9")
+    assert_refused(refused, files.image.name, "9 micrometres", "trained at 2", "4 times finer", "--pixel-size")
+    assert not files.out.exists()
+
+
+def test_an_area_that_tells_nothing_of_the_image_is_refused(files: Files) -> None:
+    area = files.folder / "area.geojson"
+    for content, words in [
+        ('{"type": "Point", "coordinates": [1, 2]}', "it holds a Point"),
+        ('{"type": "FeatureCollection", "features": []}', "holds no polygon"),
+        ('{"type": "Polygon", "coordinates": [[[1, 2], [3, 4]]]}', "a ring of 2 points"),
+        ('{"features": 3}', "'type' is missing"),
+        ("{", "is no GeoJSON"),
+    ]:
+        area.write_text(content)
+        assert_refused(segment(files, "--mask", str(area)), area, words)
+    mask = files.folder / "mask.tif"
+    tifffile.imwrite(mask, np.ones((512, 512), np.uint8))
+    assert_refused(segment(files, "--mask", str(mask)), mask, "(512, 512)", "(256, 256)")
     assert not files.out.exists()
 
 

@@ -25,9 +25,9 @@ def ingest(
     out: str | Path,
     *,
     block: int | None = None,
-    chunk: int = 512,
+    chunk: int | None = None,
     ngff: str = "0.5",
-    shards: bool = True,
+    shards: bool | None = None,
     level: int = 0,
     nodata: float | None = None,
     pixel_size: tuple[float, float] | None = None,
@@ -62,8 +62,10 @@ def predict(
     *,
     tile: int | None = None,
     block: int | None = None,
-    channels: Sequence[int] | None = None,
-    level: int = 0,
+    channels: Sequence[int | str] | None = None,
+    level: int | None = None,
+    pixel_size: tuple[float, float] | float | None = None,
+    nodata: float | None = None,
     box: Any = None,
     mask: str | None = None,
     probabilities: str | None = None,
@@ -75,12 +77,22 @@ def predict(
 ) -> dict[str, Any]:
     """Segment an image (path, array or source) into `out`: its pyramid and labels/classes, exact (law 1).
 
-    Where image and out are one store, labels are added to it. Returns blocks, redone, seconds, megapixels_per_second,
-    output. Raises InputError for bad input, RunError for blocks that failed.
+    Where image and out are one store, labels are added to it. `channels`: of the image, by number or name, in the
+    network's order; by default those that the network names, or all, or all but alpha. `level` takes that level of the
+    image as it is; by default the network sees the image at the pixel size that it was trained at, where it knows one,
+    and the classes are mapped back onto the image. `pixel_size` (micrometres, one number or (y, x)) and `nodata`
+    replace what the file says. `box` ((y0, y1), (x0, x1)): only the blocks that it touches are written, and what an
+    earlier run made of `out` is kept. `mask`: an image of the image's size or coarser, nonzero where to predict; a
+    GeoJSON of polygons; or "auto", tissue or valid area.
+
+    Returns blocks, written, redone, seconds, megapixels_per_second, output. Raises InputError for bad input, RunError
+    for blocks that failed.
     """
     options = Options(
         channels=None if channels is None else tuple(channels),
         level=level,
+        pixel_size=(float(pixel_size),) * 2 if isinstance(pixel_size, (int, float)) else pixel_size,
+        nodata=nodata,
         box=None if box is None else Box.of(box, (0, 0)),
         mask=mask,
         probabilities=probabilities,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tilekit.errors import RunError
-from tilekit.ledger import Fold, Ledger, Summary
+from tilekit.ledger import Fold, Ledger, Requests, Summary
 from tilekit.run import Runner, Task, concerns_all
 
 FLUSH_SECONDS = 2.0
@@ -46,6 +46,8 @@ class Stage:
     fold: Fold
     prepare: Callable[[], None] = lambda: None
     """Makes the arrays that the task writes, where they are missing; called once the arguments are known to fit."""
+    requests: Requests | None = None
+    """Which blocks are to be done again, where blocks may change from run to run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def no_progress(stage: str, done: int, total: int) -> None:
 def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> Report:
     """Run the blocks that the ledger lacks; raises RunError with the list of those that failed for good."""
     started = time.perf_counter()
-    ledger = Ledger(stage.out, stage.name, stage.n_blocks, stage.fold)
+    ledger = Ledger(stage.out, stage.name, stage.n_blocks, stage.fold, stage.requests)
     ledger.begin(stage.arguments)
     stage.prepare()
     ledger.replay()
@@ -87,7 +89,7 @@ def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> R
             progress(stage.name, ledger.n_done, stage.n_blocks)
     if failed:
         raise RunError(_failure(stage, ledger, failed))
-    return Report(stage.name, stage.n_blocks, done_before, redone, time.perf_counter() - started, ledger.summary)
+    return Report(stage.name, stage.n_blocks, done_before, redone, time.perf_counter() - started, ledger.total())
 
 
 def _failure(stage: Stage, ledger: Ledger, failed: dict[int, BaseException]) -> str:

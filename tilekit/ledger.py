@@ -3,6 +3,7 @@
     OUT.zarr/.tilekit/lock                    held by the one run that writes
     OUT.zarr/.tilekit/STAGE/arguments.json    what the stage was asked for; a run that asks for else is refused
     OUT.zarr/.tilekit/STAGE/ledger.jsonl      a line every few seconds: {"blocks": {index: shards}, "summary": {...}}
+                                              with "each": {index: summary} where blocks may change from run to run
     OUT.zarr/.tilekit/STAGE/started/INDEX     there while a block has begun and is not in the ledger
 
 A line is flushed to disk before it counts; a torn one is dropped. Blocks since the last line are done again, and so are
@@ -17,6 +18,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
@@ -59,11 +61,22 @@ def is_locked(out: Path) -> bool:
     return False
 
 
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """What was asked for, one after another, of a stage whose blocks may change from run to run."""
+
+    number: int
+    """How many requests there are."""
+    needed: Callable[[int], int]
+    """How many of them the record of a block must know: up to the last that touches it."""
+
+
 class Ledger:
     """The record of one stage of one output."""
 
-    def __init__(self, out: Path, stage: str, n_blocks: int, fold: Fold) -> None:
+    def __init__(self, out: Path, stage: str, n_blocks: int, fold: Fold, requests: Requests | None = None) -> None:
         self.out = out
+        self._requests = requests
         self.folder = out / FOLDER / stage
         self.n_blocks = n_blocks
         self.fold = fold
@@ -75,6 +88,7 @@ class Ledger:
         self._lock = Lock()
         self._pending: dict[int, Sequence[Any]] = {}
         self._pending_summary: Summary = {}
+        self._pending_each: dict[int, Summary] = {}
 
     @property
     def _log(self) -> Path:
@@ -87,7 +101,7 @@ class Ledger:
         arguments = {**arguments, "blocks": self.n_blocks}
         for line in self._lines():
             for i in line["blocks"]:
-                self._seen[int(i)] = 1
+                self._seen[int(i)] = self._is_current(int(i), line)
         if recorded is None:
             self._log.unlink(missing_ok=True)  # nobody knows what it is a record of
             write_atomic(self.folder / "arguments.json", json.dumps(arguments, indent=1))
@@ -112,7 +126,7 @@ class Ledger:
                 blocks = [int(i) for i in line["blocks"] if last[int(i)] == number]
                 sound = pool.map(self._is_sound, (line["blocks"][str(i)] for i in blocks))
                 for i, good in zip(blocks, sound, strict=True):
-                    self._done[i] = good
+                    self._done[i] = good and self._is_current(i, line)
         self._n_recorded = self._done.count(1)
 
     def _lines(self) -> Iterator[dict[str, Any]]:
@@ -120,6 +134,10 @@ class Ledger:
         for line in _lines(self._log):
             if all(i.isdecimal() and int(i) < self.n_blocks for i in line["blocks"]):
                 yield line
+
+    def _is_current(self, index: int, line: dict[str, Any]) -> bool:
+        """Whether a recorded block knew all requests that touch it."""
+        return self._requests is None or line.get("requests", 0) >= self._requests.needed(index)
 
     def _is_sound(self, shards: Sequence[Sequence[Any]]) -> bool:
         return all(shard_is_sound(self.out, s) for s in shards)
@@ -139,7 +157,9 @@ class Ledger:
     def add(self, index: int, shards: Sequence[Any], summary: Summary) -> None:
         """Take a block's receipt; it counts from the next flush on."""
         with self._lock:
-            if not self._counted[index]:
+            if self._requests is not None:
+                self._pending_each[index] = summary
+            elif not self._counted[index]:
                 self._pending_summary = self.fold(self._pending_summary, summary)
             self._counted[index] = 1
             self._pending[index] = shards
@@ -170,7 +190,10 @@ class Ledger:
                 self._write_pending()
 
     def _write_pending(self) -> None:
-        line = json.dumps({"blocks": self._pending, "summary": self._pending_summary}, separators=(",", ":"))
+        content: dict[str, Any] = {"blocks": self._pending, "summary": self._pending_summary}
+        if self._requests is not None:
+            content |= {"requests": self._requests.number, "each": self._pending_each}
+        line = json.dumps(content, separators=(",", ":"))
         with self._log.open("a+b") as log:
             if log.tell():
                 log.seek(-1, os.SEEK_END)
@@ -184,7 +207,19 @@ class Ledger:
             self._done[index] = 1
             self.marker(self.folder, index).unlink(missing_ok=True)
         self._n_recorded += len(self._pending)
-        self._pending, self._pending_summary = {}, {}
+        self._pending, self._pending_summary, self._pending_each = {}, {}, {}
+
+    def total(self) -> Summary:
+        """The sum of all blocks' summaries, each as it was last written."""
+        if self._requests is None:
+            return self.summary
+        last = {i: number for number, line in enumerate(self._lines()) for i in line["blocks"]}
+        total: Summary = {}
+        for number, line in enumerate(self._lines()):
+            for i, part in line.get("each", {}).items():
+                if last.get(i) == number:
+                    total = self.fold(total, part)
+        return total
 
     @staticmethod
     def marker(folder: Path, index: int) -> Path:

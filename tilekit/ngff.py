@@ -53,8 +53,16 @@ def _axis(name: str, sized: bool) -> dict[str, str]:
     return axis
 
 
-def omero(names: Sequence[str], windows: Sequence[tuple[float, float, float, float]]) -> dict[str, Any]:
-    """Channel names, colours and contrast; a window is (lowest, highest, from, to) in raw values."""
+def omero(
+    names: Sequence[str],
+    windows: Sequence[tuple[float, float, float, float]],
+    wavelengths: Sequence[float | None] | None = None,
+) -> dict[str, Any]:
+    """Channel names, colours, contrast and wavelengths.
+
+    A window is (lowest, highest, from, to) in raw values; wavelengths are in nanometers, and kept under the key
+    `emission_wavelength`, which no version of OME-NGFF names.
+    """
     colors = ["FF0000", "00FF00", "0000FF"] if len(names) == 3 else ["FFFFFF"] * len(names)
     return {
         "channels": [
@@ -63,8 +71,11 @@ def omero(names: Sequence[str], windows: Sequence[tuple[float, float, float, flo
                 "color": color,
                 "active": True,
                 "window": dict(zip(("min", "max", "start", "end"), window, strict=True)),
+                **({} if wave is None else {"emission_wavelength": wave}),
             }
-            for name, color, window in zip(names, colors, windows, strict=True)
+            for name, color, window, wave in zip(
+                names, colors, windows, wavelengths or [None] * len(names), strict=True
+            )
         ],
         "rdefs": {"model": "color" if len(names) == 3 else "greyscale"},
     }
@@ -86,6 +97,18 @@ def image_label(class_names: Sequence[str], void: int, version: str) -> dict[str
     label: dict[str, Any] = {
         "colors": [{"label-value": v, "rgba": list(c)} for v, c in zip(values, colors, strict=True)],
         "properties": [{"label-value": v, "class": c} for v, c in zip(values, [*class_names, "void"], strict=True)],
+        "source": {"image": "../../"},
+    }
+    if version == "0.4":
+        label["version"] = version
+    return label
+
+
+def mask_label(version: str) -> dict[str, Any]:
+    """Names of the two values of a mask, for the key `image-label`; where the image is valid nothing covers it."""
+    label: dict[str, Any] = {
+        "colors": [{"label-value": 0, "rgba": [0, 0, 0, 0]}, {"label-value": 1, "rgba": [0, 0, 0, 0]}],
+        "properties": [{"label-value": 0, "class": "not valid"}, {"label-value": 1, "class": "valid"}],
         "source": {"image": "../../"},
     }
     if version == "0.4":

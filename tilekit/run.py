@@ -18,7 +18,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from tilekit.allocator import ALLOCATOR_ENV
+from tilekit.allocator import ALLOCATOR_ENV, keep_memory
 from tilekit.errors import InputError, RunError
 
 Task = Callable[[int, Any], Any]
@@ -177,6 +177,7 @@ def open_runner(workers: int = 0, scheduler: str | None = None, tls: dict[str, s
     `tls` has the paths `ca`, `cert` and `key` for a scheduler whose address begins with tls://.
     """
     if scheduler is None and workers == 0:
+        keep_memory()
         yield SerialRunner()
         return
     with ExitStack() as stack:

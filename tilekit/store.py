@@ -63,16 +63,33 @@ def update_group(path: Path, version: str, attributes: dict[str, Any]) -> None:
 
 
 def create_array(
-    path: Path, level: Level, leading: Sequence[int], axes: str, dtype: Any, version: str, *, fill: int | float = 0
+    path: Path,
+    level: Level,
+    leading: Sequence[int],
+    axes: str,
+    dtype: Any,
+    version: str,
+    *,
+    fill: int | float | None = 0,
+    dimensions: Sequence[str] | None = None,
+    attributes: dict[str, Any] | None = None,
 ) -> None:
-    """Make an empty array (leading..., y, x) with chunks and shards of the level and one index per leading position."""
+    """Make an empty array (leading..., y, x) with chunks and shards of the level and one index per leading position.
+
+    `fill` None is 0 of which Zarr 2 does not say that it means nothing was measured. `dimensions` are named as the axes
+    unless told otherwise.
+    """
     ones = (1,) * len(leading)
     options: dict[str, Any] = {}
+    names = list(dimensions or axes)
+    attributes = dict(attributes or {})
     if version == "0.4":
         options["chunk_key_encoding"] = {"name": "v2", "separator": "/"}
         options["compressors"] = _blosc()
+        attributes["_ARRAY_DIMENSIONS"] = names
     else:
-        options["dimension_names"] = list(axes)
+        fill = fill or 0
+        options["dimension_names"] = names
         options["compressors"] = ZstdCodec(level=ZSTD_LEVEL)
         if level.shard != level.chunk:
             options["shards"] = (*ones, level.shard, level.shard)
@@ -84,7 +101,25 @@ def create_array(
         fill_value=fill,
         zarr_format=FORMAT[version],  # type: ignore[arg-type]
         overwrite=True,
+        attributes=attributes,
         **options,
+    )
+
+
+def write_values(
+    path: Path, values: Array, dimensions: Sequence[str], version: str, attributes: dict[str, Any]
+) -> None:
+    """Write a small array whole, as one chunk: coordinates along a dimension, or a scalar that carries attributes."""
+    named: dict[str, Any] = {"dimension_names": list(dimensions)} if version != "0.4" else {}
+    zarr.create_array(
+        str(path),
+        data=values,
+        chunks=tuple(max(n, 1) for n in values.shape),
+        fill_value=None if version == "0.4" else 0,
+        zarr_format=FORMAT[version],  # type: ignore[arg-type]
+        overwrite=True,
+        attributes=attributes if named else {**attributes, "_ARRAY_DIMENSIONS": list(dimensions)},
+        **named,
     )
 
 
@@ -139,20 +174,27 @@ def write_region(
     for corner in product(*(range(s.start, s.stop, n) for s, n in zip(region, steps, strict=True))):
         inside = tuple(slice(i - s.start, i - s.start + n) for i, s, n in zip(corner, region, steps, strict=True))
         part = pixels[inside]
-        parts = _encode_shard(part.reshape(part.shape[-2:]), level, version, fill)
+        data = _encode_shard(part.reshape(part.shape[-2:]), level, version, fill)
         key = "/".join([name, *prefix, *(str(i // n) for i, n in zip(corner, steps, strict=True))])
-        _put(root / key, parts)
-        records.append(_record(key, parts))
+        _put(root / key, data)
+        records.append(_record(key, data))
     return records
 
 
-def _encode_shard(pixels: Array, level: Level, version: str, fill: int | float) -> list[bytes]:
-    """The bytes of a shard (y, x) in pieces, or of a chunk where the array has no shards; none for nothing but fill."""
-    sharded = version != "0.4" and level.shard != level.chunk
-    n = level.shard // level.chunk
-    chunks = [_encode_chunk(_chunk(pixels, i, j, level.chunk, fill), version, fill) for i in range(n) for j in range(n)]
-    pieces = [c for c in chunks if c]
-    return [*pieces, _shard_index([len(c) for c in chunks])] if sharded and pieces else pieces
+def _encode_shard(pixels: Array, level: Level, version: str, fill: int | float) -> memoryview | None:
+    """The bytes of a shard (y, x), or of a chunk where the array has no shards; None for nothing but the fill value."""
+    n, nbytes = level.shard // level.chunk, level.chunk**2 * pixels.dtype.itemsize
+    out = np.empty(n * n * (nbytes + nbytes // 128 + 512), np.uint8).data  # more than zstd and Blosc can need
+    lengths: list[int] = []
+    end = 0
+    for i, j in product(range(n), repeat=2):
+        lengths.append(_encode_chunk(_chunk(pixels, i, j, level.chunk, fill), version, fill, out[end:]))
+        end += lengths[-1]
+    if end and version != "0.4" and level.shard != level.chunk:
+        index = _shard_index(lengths)
+        out[end : end + len(index)] = index
+        end += len(index)
+    return out[:end] if end else None
 
 
 def _chunk(pixels: Array, row: int, column: int, side: int, fill: int | float) -> Array:
@@ -165,16 +207,19 @@ def _chunk(pixels: Array, row: int, column: int, side: int, fill: int | float) -
     return whole
 
 
-def _encode_chunk(chunk: Array, version: str, fill: int | float) -> bytes:
-    """What `create_array` declares: zstd, or Blosc in 0.4; nothing where the chunk has the bits of the fill value."""
+def _encode_chunk(chunk: Array, version: str, fill: int | float, out: memoryview) -> int:
+    """Encode as `create_array` declares; bytes put into `out`, 0 where the chunk has the bits of the fill value."""
     bits = chunk.view(f"u{chunk.dtype.itemsize}")
     nothing = np.array(fill, chunk.dtype).view(bits.dtype)
     if bits[0, 0] == nothing and (bits == nothing).all():
-        return b""
+        return 0
     if version == "0.4":
-        return bytes(_blosc().encode(chunk))
+        data = _blosc().encode(chunk)
+        out[: len(data)] = data
+        return len(data)
     little = chunk.astype(chunk.dtype.newbyteorder("<"), copy=False)
-    return bytes(imagecodecs.zstd_encode(little, level=ZSTD_LEVEL))  # type: ignore[arg-type]  # takes any buffer
+    zstd_encode: Any = imagecodecs.zstd_encode  # which takes any buffer, and says that it takes but bytes
+    return len(zstd_encode(little, level=ZSTD_LEVEL, out=out))
 
 
 def _shard_index(lengths: Sequence[int]) -> bytes:
@@ -186,16 +231,15 @@ def _shard_index(lengths: Sequence[int]) -> bytes:
     return data + int(google_crc32c.value(data)).to_bytes(4, "little")
 
 
-def _put(path: Path, parts: Sequence[bytes]) -> None:
-    """Make this the content of a file that appears whole or not at all; without content it is removed."""
-    if not parts:
+def _put(path: Path, data: memoryview | None) -> None:
+    """Make this the content of a file that appears whole or not at all; None removes it."""
+    if data is None:
         path.unlink(missing_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     try:
-        with temporary.open("wb") as file:
-            file.writelines(parts)
+        temporary.write_bytes(data)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -205,19 +249,17 @@ def _put(path: Path, parts: Sequence[bytes]) -> None:
 def shard_record(root: Path, key: str) -> Shard:
     """Length and digest of a shard as it lies on disk."""
     try:
-        return _record(key, [(root / key).read_bytes()])
+        return _record(key, (root / key).read_bytes())
     except FileNotFoundError:
-        return _record(key, [])
+        return _record(key, None)
 
 
-def _record(key: str, parts: Sequence[bytes]) -> Shard:
-    """Length and CRC-32 of what was meant to be written: it finds what is torn, and costs a tenth of a hash."""
-    if not parts:
+def _record(key: str, data: bytes | memoryview | None) -> Shard:
+    """Length and CRC-32: it finds what is torn, and costs a tenth of a hash."""
+    if data is None:
         return key, -1, ""
-    checksum = 0
-    for part in parts:
-        checksum = imagecodecs.deflate_crc32(part, checksum)
-    return key, sum(map(len, parts)), f"{checksum:08x}"
+    crc32: Any = imagecodecs.deflate_crc32
+    return key, len(data), f"{crc32(data):08x}"
 
 
 def shard_is_sound(root: Path, shard: Sequence[Any], *, digest: bool = True) -> bool:

@@ -38,9 +38,10 @@ def finished(case: Case, tmp_path: Path) -> Path:
 def forget(out: Path, stage: str, keep: int) -> None:
     """Cut a stage's ledger to its first blocks, as if the run had been killed then; later stages never began."""
     log = out / FOLDER / stage / "ledger.jsonl"
-    merged = {i: s for line in log.read_text().splitlines() for i, s in json.loads(line)["blocks"].items()}
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    merged = {i: s for line in lines for i, s in line["blocks"].items()}
     blocks = dict(list(merged.items())[:keep])
-    log.write_text(json.dumps({"blocks": blocks, "summary": {}}) + "\n")
+    log.write_text(json.dumps({**lines[-1], "blocks": blocks, "summary": {}}) + "\n")
 
 
 @pytest.mark.parametrize("tear", [truncate, flip, delete])
@@ -161,12 +162,13 @@ def test_other_arguments_over_a_half_done_output_are_refused_with_what_differs(
 
 
 def test_other_arguments_end_with_2_and_one_line(case: Case, finished: Path) -> None:
-    done = call(*case.arguments(finished, "--workers", "0", "--box", "0:100,0:100"))
+    done = call(*case.arguments(finished, "--workers", "0", "--probabilities", "uint8"))
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f'tilekit: {finished}: was begun with other arguments (box was null, now "0:100,0:100"); '
+        f'tilekit: {finished}: was begun with other arguments (probabilities was null, now "uint8"); '
         "repeat those, or start over with --overwrite"
     ]
+    assert status(finished)["status"] == "complete"
 
 
 def test_overwrite_starts_over_with_other_arguments(case: Case, finished: Path, tmp_path: Path) -> None:

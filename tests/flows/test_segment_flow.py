@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.harness import BLOCK, TILE, Case, assert_same, call, make_image, make_model, status
+from tests.faults.harness import BLOCK, TILE, Case, assert_same, call, make_image, make_model, shards, status
 
 STAGES = {"ingest", "predict", "finish", "publish"}
 SERVER_SECONDS = 120.0
@@ -83,8 +84,6 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 def ask(server: str, what: str, **body: Any) -> list[dict[str, Any]]:
     """What the server has of something, such as artifacts."""
-    import json
-
     request = urllib.request.Request(
         f"{server}/{what}/filter", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
@@ -128,10 +127,52 @@ def test_a_flow_over_a_finished_output_does_no_work(case: Case, prefect_here: st
     from flows.params import SegmentParameters
     from flows.segment import segment
 
-    before = {p: p.stat().st_mtime_ns for p in case.undisturbed.rglob("c/*") if p.is_file()}
+    before = {p: p.stat().st_mtime_ns for p in shards(case.undisturbed)}
+    assert before
     result = segment(str(case.image), str(case.model), str(case.undisturbed), SegmentParameters(**OPTIONS))
     assert result["redone"] == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_a_flow_over_several_images_lists_them_and_fails_after_the_others(
+    case: Case, prefect_here: str, tmp_path: Path
+) -> None:
+    from flows.images import BatchError
+    from flows.params import SegmentParameters
+    from flows.segment import segment_images
+
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    (images / "image.tif").symlink_to(case.image)
+    (images / "spoiled.tif").write_text("This is not an image.\n")
+    options = SegmentParameters(**OPTIONS, preview=1)
+    with pytest.raises(BatchError, match="1 of 2 images failed"):
+        segment_images(str(images), str(case.model), str(out), options)
+    assert_same(out / "image.zarr", case.undisturbed)
+    (run,) = [r for r in ask(prefect_here, "flow_runs") if r["parameters"].get("out") == str(out)]
+    assert run["state"]["type"] == "FAILED"
+    of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    tasks = ask_until(prefect_here, "task_runs", 4, **of_run)
+    assert sorted(t["name"].rpartition("-")[0] for t in tasks) == ["finish", "ingest", "predict", "preview"]
+    artifacts = ask_until(prefect_here, "artifacts", 1, key={"any_": ["segment-images-summary"]}, **of_run)
+    rows = json.loads(next(a["data"] for a in artifacts if a["key"] == "segment-images-summary"))
+    assert [row["status"] for row in rows] == ["complete", "failed"]
+
+
+def test_a_preview_is_a_task_run_and_an_artifact(case: Case, prefect_here: str, tmp_path: Path) -> None:
+    from flows.params import SegmentParameters
+    from flows.segment import segment
+
+    out = tmp_path / "out.zarr"
+    result = segment(str(case.image), str(case.model), str(out), SegmentParameters(**OPTIONS, preview_only=True))
+    assert Path(result["preview"][-1]) == tmp_path / "out-preview" / "index.png"
+    assert not out.exists()
+    (run,) = [r for r in ask(prefect_here, "flow_runs") if r["parameters"].get("out") == str(out)]
+    of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    tasks = ask_until(prefect_here, "task_runs", 1, **of_run)
+    assert [t["name"].rpartition("-")[0] for t in tasks] == ["preview"]
+    artifacts = {a["key"]: a for a in ask_until(prefect_here, "artifacts", 2, **of_run)}
+    assert "data:image/png;base64," in artifacts["segment-preview"]["data"]
 
 
 @pytest.mark.parametrize("bad", ["image", "arguments"])

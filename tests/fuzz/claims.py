@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ def bigtiff(tags: Sequence[tuple[int, int, int]]) -> bytes:
     return head.ljust(1024, b"\0") + zlib.compress(b"\0" * 4096)
 
 
-def _tiff(compression: int, **layout: int) -> bytes:
+def _tiff(compression: int, side: int = SIDE, **layout: int) -> bytes:
     numbers = {
         "rows": 278,
         "offsets": 273,
@@ -30,7 +31,7 @@ def _tiff(compression: int, **layout: int) -> bytes:
         "tiles": 324,
         "tile_counts": 325,
     }
-    common = [(256, 4, SIDE), (257, 4, SIDE), (258, 3, 8), (259, 3, compression), (262, 3, 1), (277, 3, 1)]
+    common = [(256, 4, side), (257, 4, side), (258, 3, 8), (259, 3, compression), (262, 3, 1), (277, 3, 1)]
     return bigtiff([*common, *((numbers[name], 16, value) for name, value in layout.items())])
 
 
@@ -48,6 +49,10 @@ def tiff_of_one_tile() -> bytes:
 
 def tiff_of_one_sparse_tile() -> bytes:
     return _tiff(8, width=SIDE, length=SIDE, tiles=0, tile_counts=0)
+
+
+def tiff_of_one_tile_of_4_gib() -> bytes:
+    return _tiff(8, side=2**16, width=2**16, length=2**16, tiles=1024, tile_counts=24)
 
 
 def tiff_without_its_tiles() -> bytes:
@@ -75,18 +80,6 @@ def npy() -> bytes:
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header.encode() + b"\0" * 800
 
 
-REFUSED: dict[str, Callable[[], bytes]] = {
-    "one-raw-strip.tif": tiff_of_one_raw_strip,
-    "one-deflated-strip.tif": tiff_of_one_deflated_strip,
-    "one-tile.tif": tiff_of_one_tile,
-    "one-sparse-tile.tif": tiff_of_one_sparse_tile,
-    "tiles-left-out.tif": tiff_without_its_tiles,
-    "picture.png": png,
-    "array.npy": npy,
-}
-"""Not what they claim: bytes that are not there, or a part that can only be decoded whole and fits no memory."""
-
-
 def zarr_store(path: Path, chunk: int = 4096) -> None:
     """A Zarr array without a chunk: legal, all fill value."""
     path.mkdir()
@@ -104,12 +97,19 @@ def zarr_store(path: Path, chunk: int = 4096) -> None:
     (path / "zarr.json").write_text(json.dumps(document))
 
 
-def hdf5_store(path: Path) -> None:
-    """An HDF5 data set without a chunk: legal, all fill value."""
+def hdf5_store(path: Path, chunks: int = 1) -> None:
+    """An HDF5 data set of which one chunk was written: legal, the others are all fill value."""
     import h5py
 
     with h5py.File(path, "w") as file:
-        file.create_dataset("image", (SIDE, SIDE), np.uint8, chunks=(4096, 4096), fillvalue=7)
+        image = file.create_dataset("image", (SIDE, SIDE), np.uint8, chunks=(64, 64), fillvalue=7)
+        image[: 64 * chunks, :64] = 1
+
+
+def hdf5_without_chunks() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        hdf5_store(Path(folder, "store.h5"), chunks=0)
+        return Path(folder, "store.h5").read_bytes()
 
 
 def vrt(path: Path) -> None:
@@ -117,6 +117,19 @@ def vrt(path: Path) -> None:
     band = '<VRTRasterBand dataType="Byte" band="1"><NoDataValue>7</NoDataValue></VRTRasterBand>'
     path.write_text(f'<VRTDataset rasterXSize="{SIDE}" rasterYSize="{SIDE}">{band}</VRTDataset>')
 
+
+REFUSED: dict[str, Callable[[], bytes]] = {
+    "one-raw-strip.tif": tiff_of_one_raw_strip,
+    "one-deflated-strip.tif": tiff_of_one_deflated_strip,
+    "one-tile.tif": tiff_of_one_tile,
+    "one-sparse-tile.tif": tiff_of_one_sparse_tile,
+    "one-tile-of-4-gib.tif": tiff_of_one_tile_of_4_gib,
+    "tiles-left-out.tif": tiff_without_its_tiles,
+    "picture.png": png,
+    "array.npy": npy,
+    "store.h5": hdf5_without_chunks,
+}
+"""Not what they claim: bytes that are not there, or a part that can only be decoded whole and fits no memory."""
 
 LEGAL: dict[str, Callable[[Path], None]] = {"array.zarr": zarr_store, "store.h5": hdf5_store, "virtual.vrt": vrt}
 """What they claim: nothing was stored, and every part can be read alone."""

@@ -14,6 +14,11 @@ from PIL import Image
 N = 48
 """Side of an image in pixels."""
 
+VRT = f"""<VRTDataset rasterXSize="{N}" rasterYSize="{N}">
+  <SRS>EPSG:32633</SRS><GeoTransform>500000, 10, 0, 6000000, 0, -10</GeoTransform>
+  <VRTRasterBand dataType="Byte" band="1" subClass="VRTSourcedRasterBand"><NoDataValue>7</NoDataValue></VRTRasterBand>
+</VRTDataset>"""
+
 
 def pixels(*shape: int, dtype: str = "uint8") -> np.ndarray[Any, Any]:
     """A gradient with some noise, so that codecs have work to do."""
@@ -104,14 +109,24 @@ def _picture(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def others() -> dict[str, bytes]:
-    """NumPy and HDF5."""
+    """NumPy, HDF5, and rasters that GDAL reads."""
     import h5py
+
+    gray = Image.fromarray(pixels(N, N))
 
     array, store = io.BytesIO(), io.BytesIO()
     np.save(array, pixels(N, N, dtype="uint16"))
     with h5py.File(store, "w") as file:
         file.create_dataset("image", data=pixels(N, N), chunks=(16, 16), compression="gzip")
-    return {"array.npy": array.getvalue(), "store.h5": store.getvalue()}
+    return {
+        "array.npy": array.getvalue(),
+        "store.h5": store.getvalue(),
+        "raster.jp2": _picture(gray, "JPEG2000"),
+        "raster.bmp": _picture(gray, "BMP"),
+        "raster.gif": _picture(gray, "GIF"),
+        "raster.webp": _picture(gray, "WEBP"),
+        "raster.vrt": VRT.encode(),
+    }
 
 
 def stores(folder: Path) -> dict[str, Path]:

@@ -208,6 +208,13 @@ def test_refuses_in_one_line(tmp_path: Path, content: bytes, expected: str) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_series_are_not_counted_here(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    assert open_image(tmp_path / "a.png", series=0).axes == "cyx"
+    with pytest.raises(InputError, match="series 1 asked for, and only TIFFs are counted so; leave it out"):
+        open_image(tmp_path / "a.png", series=1)
+
+
 def test_a_picture_too_large_to_hold_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     row = zlib.compressobj(1)

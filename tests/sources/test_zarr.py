@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,113 @@ def test_attributes_may_change_while_a_run_writes_into_the_store(tmp_path: Path)
     before = open_image(path).fingerprint
     zarr.open_group(path).attrs["tilekit"] = {"status": "running"}
     assert open_image(path).fingerprint == before
+
+
+def geographic(folder: Path, version: int) -> tuple[Path, Any]:
+    """A raster that rioxarray wrote, and the same in memory."""
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("rioxarray")
+    coordinates = {"y": 6e6 - 5 - 10 * np.arange(40.0), "x": 5e5 + 5 + 10 * np.arange(50.0)}
+    raster = xarray.DataArray(VOLUME[0].astype("float32"), coordinates, ("band", "y", "x"), name="reflectance")
+    raster = raster.rio.write_crs("EPSG:32633").rio.write_transform().rio.write_nodata(-9999.0, encoded=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        raster.to_zarr(folder / "a.zarr", zarr_format=version, consolidated=False)
+    return folder / "a.zarr" / "reflectance", raster
+
+
+@pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
+@pytest.mark.parametrize("version", [2, 3])
+def test_rasters_of_rioxarray_have_their_place(tmp_path: Path, version: int) -> None:
+    path, raster = geographic(tmp_path, version)
+    source = open_image(path, axes="cyx")
+    assert source.georeference is not None
+    assert source.georeference.transform == (10.0, 0.0, 500000.0, 0.0, -10.0, 6000000.0)
+    assert source.georeference.crs == raster.rio.crs.to_wkt()
+    assert source.nodata == (-9999.0 if version == 3 else None)  # in Zarr 2 a fill value says nothing of itself
+    assert (source.read([(0, 3), (0, 40), (0, 50)]) == VOLUME[0]).all()
+
+
+def test_rasters_of_gdal_have_their_place(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    crs, transform = rasterio.crs.CRS.from_epsg(32633), rasterio.Affine(10, 0, 5e5, 0, -20, 6e6)
+    options = {"driver": "Zarr", "width": 50, "height": 40, "count": 1, "dtype": "uint16"}
+    with rasterio.open(tmp_path / "a.zarr", "w", crs=crs, transform=transform, **options) as dataset:
+        dataset.write(VOLUME[0, 0], 1)
+    found = [path.parent for path in (tmp_path / "a.zarr").rglob(".zarray") if path.parent.name not in ("X", "Y")]
+    assert len(found) == 1
+    source = open_image(found[0])
+    assert source.georeference is not None
+    assert source.georeference.transform == (10.0, 0.0, 500000.0, 0.0, -20.0, 6000000.0)
+    assert rasterio.crs.CRS.from_wkt(source.georeference.crs) == crs
+    assert (source.read([(0, 40), (0, 50)]) == VOLUME[0, 0]).all()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        {"value_scale": [1, 2], "wavelengths": "red", "color_table": [[1, 2]], "alpha": 9, "mask": "labels/valid"},
+        {"value_scale": {"a": 1}, "wavelengths": [{}], "color_table": 5, "alpha": "x", "mask": "../a.zarr"},
+        {"channel_names": [1, 2, 3, 4, 5], "mask": "."},
+        [],
+    ],
+)
+def test_notes_that_make_no_sense_are_left_out(tmp_path: Path, image: Any) -> None:
+    path = write_ngff(tmp_path / "a.zarr", VOLUME, "tcyx", 3, tilekit={"image": image, "nodata": "?"})
+    source = open_image(path)
+    told = (source.value_scale, source.color_table, source.alpha, source.mask, source.nodata)
+    assert told == (None,) * 5
+
+
+def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
+    path = write_ngff(tmp_path / "a.zarr", VOLUME[0], "cyx", 3, tilekit={"image": {"mask": "labels/valid"}})
+    write_ngff(path / "labels" / "valid", VOLUME[0, 0, :30], "yx", 3)
+    with pytest.raises(InputError, match=r"a mask of shape \(30, 50\) for an image of \(40, 50\)"):
+        open_image(path)
+
+
+def test_geozarr_alone_is_no_ome_image(tmp_path: Path) -> None:
+    group = zarr.create_group(tmp_path / "a.zarr", attributes={"multiscales": {"layout": [{"asset": "0"}]}})
+    group.create_array("0", data=VOLUME[0, 0])
+    with pytest.raises(InputError, match=r"open one of its arrays, such as .*a.zarr/0"):
+        open_image(tmp_path / "a.zarr")
+
+
+def test_levels_that_are_not_one_image_are_refused(tmp_path: Path) -> None:
+    path = write_ngff(tmp_path / "a.zarr", VOLUME[0], "cyx", 3)
+    zarr.create_array(path / "s1", data=VOLUME[0, :, :30, :10], chunks=(1, 16, 16), overwrite=True)
+    with pytest.raises(InputError, match="its levels 0 and 1, 3x40x50 and 3x30x10, are not one image"):
+        open_image(path)
+
+
+@pytest.mark.parametrize(("start", "step"), [(0, 2), (1, 2), (0, 3)])
+def test_levels_rounded_up_or_down_or_thinned_along_one_axis_are_one_image(
+    tmp_path: Path, start: int, step: int
+) -> None:
+    path = write_ngff(tmp_path / "a.zarr", VOLUME[0], "cyx", 3)
+    level = VOLUME[0, :, start::step, ::step]
+    zarr.create_array(path / "s1", data=level, chunks=(1, 16, 16), overwrite=True)
+    assert open_image(path, level=1).shape == level.shape
+    image = multiscales(3, "cyx")
+    image[0]["datasets"][1]["coordinateTransformations"][0]["scale"] = [1.0, 0.25, 0.5]
+    group = zarr.open_group(path)
+    group.attrs["ome"] = {"version": "0.5", "multiscales": image}
+    zarr.create_array(path / "s1", data=VOLUME[0, :, :, ::2], chunks=(1, 16, 16), overwrite=True)
+    assert open_image(path, level=1).shape == (3, 40, 25)
+
+
+def test_a_chunk_too_large_to_decode_is_refused(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "a.zarr", shape=(10**6, 10**6), chunks=(10**5, 10**5), dtype="uint8")
+    with pytest.raises(InputError, match="a chunk 100000x100000 takes 10 GB"):
+        open_image(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("attributes", [[], [1], 1.5, "text"])
+def test_attributes_that_are_no_object_are_refused(tmp_path: Path, attributes: Any) -> None:
+    path = write_ngff(tmp_path / "a.zarr", VOLUME[0], "cyx", 3)
+    for document in (path / "s0" / "zarr.json", path / "zarr.json"):
+        content = json.loads(document.read_text())
+        document.write_text(json.dumps({**content, "attributes": attributes}))
+        if attributes:
+            with pytest.raises(InputError, match="no JSON object"):
+                open_image(document.parent)

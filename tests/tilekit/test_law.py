@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from tests.oracles import PlainFilter, whole_image_classes
 from tilekit.box import Box
-from tilekit.jobs.predict import Input, Layout, PredictConfig, _compute_block, _wanted, class_pyramids
+from tilekit.jobs.area import ImageMask
+from tilekit.jobs.input import Input
+from tilekit.jobs.predict import Layout, PredictConfig, class_pyramids, compute_block
 from tilekit.plan import ImageFacts, make_plan
 from tilekit.predictor import VOID
 from tilekit.sources import open_image
@@ -42,7 +44,7 @@ def configure(
     plan = make_plan(
         ImageFacts((), image.shape[0], image.shape[1:], image.dtype.itemsize), predictor, tile=tile, block=block
     )
-    seen = Input(source, tuple(range(image.shape[0])), tuple(float(i + 3) for i in range(image.shape[0])))
+    seen = Input.of(source, tuple(range(image.shape[0])), tuple(float(i + 3) for i in range(image.shape[0])))
     out = Path("nowhere.zarr")
     pyramids = class_pyramids(seen, plan, predictor, Layout(out, "0.5", True, None))
     return PredictConfig(
@@ -50,8 +52,8 @@ def configure(
         predictor=predictor,
         plan=plan,
         pyramids=pyramids,
-        box=options.get("box"),
-        mask=options.get("mask"),
+        boxes=options.get("boxes", ()),
+        area=options.get("area"),
         folder=out,
     )
 
@@ -60,7 +62,7 @@ def by_blocks(config: PredictConfig) -> np.ndarray:
     """The class map (y, x), block by block; blocks go backwards, since their order must not matter."""
     found = np.full(config.plan.image.shape, 200, np.uint8)
     for block in reversed(list(config.plan.grid)):
-        results, _ = _compute_block(config, block, _wanted(config, block))
+        results, _ = compute_block(config, block)
         found[block.box.slices] = results[0]
     return found
 
@@ -99,7 +101,7 @@ def test_a_box_is_predicted_as_in_the_whole_image_and_the_rest_is_void(case, dat
     start = tuple(data.draw(st.integers(0, n - 1)) for n in image.shape[1:])
     stop = tuple(data.draw(st.integers(a + 1, n)) for a, n in zip(start, image.shape[1:], strict=True))
     box = Box(start, stop)
-    found = by_blocks(configure(image, predictor, tile=tile, block=block, box=box))
+    found = by_blocks(configure(image, predictor, tile=tile, block=block, boxes=(box,)))
     wanted = np.full(image.shape[1:], VOID, np.uint8)
     wanted[box.slices] = whole_image_classes(predictor, image)[box.slices]
     assert (found == wanted).all()
@@ -111,7 +113,8 @@ def test_a_box_is_predicted_as_in_the_whole_image_and_the_rest_is_void(case, dat
 def test_a_mask_is_void_where_it_is_zero_and_changes_nothing_elsewhere(case, seed, share):
     image, predictor, tile, block = case
     mask = (np.random.default_rng(seed).random(image.shape[1:]) < share).astype(np.uint8)
-    found = by_blocks(configure(image, predictor, tile=tile, block=block, mask=open_image(mask)))
+    area = ImageMask.of(open_image(mask), mask.shape)
+    found = by_blocks(configure(image, predictor, tile=tile, block=block, area=area))
     assert (found == np.where(mask, whole_image_classes(predictor, image), VOID)).all()
     tried["mask"] += 1
 

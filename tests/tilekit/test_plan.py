@@ -16,6 +16,7 @@ from models import UNet, load, save
 from tests.oracles import PlainFilter
 from tilekit.errors import InputError
 from tilekit.plan import PROCESS_BYTES, ImageFacts, Plan, make_plan
+from tilekit.resample import Grid
 from tilekit.tiling import tiles_of
 
 GIB = 1 << 30
@@ -29,23 +30,31 @@ def planned(draw) -> tuple[PlainFilter, Plan]:
     predictor = PlainFilter(stride=stride, cells_before=draw(cells), cells_after=draw(cells))
     planes = draw(st.lists(st.integers(1, 3), max_size=2).map(tuple))
     shape = draw(st.tuples(st.integers(1, 400), st.integers(1, 400)))
-    unit = max(stride)
-    block = draw(st.none() | st.integers(1, 12).map(lambda n: n * unit))
+    factors = st.just((1.0, 1.0)) | st.tuples(st.floats(0.25, 6.0), st.floats(0.25, 6.0))
+    grid = Grid.fitted(shape, shape, (1.0, 1.0), draw(factors))
+    unit = max(stride) if grid.is_image else 1
+    block = draw(st.none() | st.integers(max(16 // unit, 1), 150 // unit).map(lambda n: n * unit))
     tile = draw(st.none() | st.integers(1, 100))
-    return predictor, make_plan(ImageFacts(planes, 1, shape, 1), predictor, tile=tile, block=block)
+    return predictor, make_plan(ImageFacts(planes, 1, shape, 1, 0, grid), predictor, tile=tile, block=block)
 
 
 @given(planned())
 def test_counts_and_redundancy_are_those_of_all_tiles_enumerated(case):
     predictor, plan = case
-    tiles = [t for b in plan.grid for t in tiles_of(b.box, plan.core, predictor.halo, predictor.stride)]
+    seen = plan.image.seen
+    covers = [seen.cover(b.box, predictor.stride) for b in plan.grid]
+    tiles = [t for c in covers for t in tiles_of(c, plan.core, predictor.halo, predictor.stride)]
     assert plan.n_blocks == len(list(plan.grid))
     assert plan.n_tiles == len(tiles)
     work = sum(predictor.multiply_adds(*t.computed.shape) for t in tiles)
-    n_pixels = plan.grid.n_planes * plan.image.shape[0] * plan.image.shape[1]
+    n_pixels = plan.grid.n_planes * seen.shape[0] * seen.shape[1]
     assert plan.multiply_adds == work
     assert plan.redundancy == pytest.approx(work / n_pixels)
     assert plan.tile_bytes >= max(predictor.activation_bytes(*t.computed.shape) for t in tiles)
+    for axis in (0, 1):  # every network pixel that the image shows is in a tile of its block
+        for block, cover in zip(plan.grid, covers, strict=True):
+            index = seen.index(axis, block.box.start[axis], block.box.stop[axis])
+            assert cover.start[axis] <= index[0] <= index[-1] == cover.stop[axis] - 1
 
 
 @given(planned(), st.integers(8, 64))

@@ -102,3 +102,42 @@ def test_halving_by_blocks_is_halving_the_whole(pixels, times, cells_per_block, 
                 part = halve(part)
             found[(slice(None), *box.coarser(1 << times).slices)] = part
         assert (found == whole).all()
+
+
+def numpy_mean(pixels: np.ndarray, nodata: float | None) -> np.ndarray:
+    """The same arithmetic by numpy, in as many passes as it takes."""
+    pad = [(0, 0)] * (pixels.ndim - 2) + [(0, n % 2) for n in pixels.shape[-2:]]
+    whole = np.pad(pixels, pad, mode="edge")
+    parts = [whole[..., i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    valid = [(p == p) & (np.True_ if nodata is None else p != nodata) for p in parts]
+    total = np.sum([np.where(v, p, 0).astype(np.float64) for p, v in zip(parts, valid, strict=True)], axis=0)
+    count = np.sum(valid, axis=0)
+    mean = total / np.maximum(count, 1)
+    if pixels.dtype.kind != "f":
+        mean = np.floor(mean + 0.5)
+    return np.where(count == 0, np.nan if nodata is None else nodata, mean).astype(pixels.dtype)
+
+
+@pytest.mark.parametrize("nodata", [None, 3, -100])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "f2", "f4", "f8"])
+def test_large_blocks_have_numpys_bits(dtype, nodata):
+    """Also where pixels are not next to each other in memory, and where their planes are several."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(-100, 100, (2, 301, 517)).astype(dtype)
+    if pixels.dtype.kind == "f":
+        pixels /= np.array(7, dtype)
+        pixels[rng.random(pixels.shape) < 0.3] = np.nan
+        nodata = nodata and float(pixels.dtype.type(nodata))
+    elif pixels.dtype.kind == "u" and nodata == -100:
+        nodata = 255
+    pixels[rng.random(pixels.shape) < 0.3] = 3
+    for view in (pixels, pixels[:, ::-1, ::3], np.moveaxis(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)), -1, 0)):
+        assert halve_mean(view, nodata).tobytes() == numpy_mean(view, nodata).tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_integers_of_64_bits_are_exact_beside_nodata(dtype):
+    big = 2**62 + 1
+    cell = np.array([[big, big + 2], [big + 4, 0]], dtype)
+    assert halve_mean(cell, 0).tolist() == [[big + 2]]
+    assert halve_mean(np.zeros((2, 2), dtype), 0).tolist() == [[0]]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tilekit.box import Box, grid_boxes
+from tilekit.compiled import count_words
 from tilekit.stats import PERCENTILES, ChannelStats, channel_stats, count_bytes
 
 shapes = st.tuples(st.integers(1, 30), st.integers(1, 30))
@@ -109,3 +113,20 @@ def test_a_million_pixels_in_any_blocking_give_the_same_numbers(dtype):
         assert found.mean == pytest.approx(pixels.astype(np.float64).mean(), rel=1e-12)
         assert found.std == pytest.approx(pixels.astype(np.float64).std(), rel=1e-9)
         assert_same(found, channel_stats(pixels), exact=is_small(pixels))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 100_001])
+def test_words_are_counted_as_bincount_does(n):
+    words = np.random.default_rng(n).integers(0, 1 << 16, n, dtype=np.uint16)
+    assert (count_words(words) == np.bincount(words, minlength=1 << 16)).all()
+    same = np.full(n, 7, np.uint16)
+    assert count_words(same)[7] == n
+    assert count_words(same).sum() == n
+
+
+def test_where_no_folder_can_be_written_loops_are_compiled_anew():
+    """In a process of its own, where numba finds no place for its cache."""
+    code = "import numpy as np; from tilekit.compiled import count_words; print(count_words(np.ones(5, np.uint16))[1])"
+    nowhere = {**os.environ, "NUMBA_CACHE_LOCATOR_CLASSES": "ZipCacheLocator"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=nowhere, check=False)
+    assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr

@@ -67,7 +67,9 @@ def test_zarr_reads_what_was_written_bit_by_bit(case):
 def read_by_zarrs(path: Path) -> np.ndarray:
     pytest.importorskip("zarrs")
     with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "threading.max_workers": 1}):
-        return np.asarray(zarr.open_array(str(path), mode="r")[...])
+        array = zarr.open_array(str(path), mode="r")
+        assert type(array._async_array.codec_pipeline).__name__ == "ZarrsCodecPipeline"
+        return np.asarray(array[...])
 
 
 def read_by_tensorstore(path: Path) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tilekit.jobs.output import (
     check_output,
     clear_output,
     complete_pyramid,
+    lay_levels,
     now,
     set_status,
     stage_folder,
@@ -26,14 +27,17 @@ from tilekit.jobs.output import (
 )
 from tilekit.jobs.statistics import block_statistics, fold_statistics, plain, store_statistics
 from tilekit.ledger import FOLDER, mark_started
-from tilekit.ngff import VERSIONS, as_attributes, multiscales, omero
+from tilekit.ngff import VERSIONS, as_attributes, mask_label, multiscales, omero
 from tilekit.run import Runner, SerialRunner
-from tilekit.sources import Source, open_image
+from tilekit.sources import Source
+from tilekit.sources.array import open_npy
 from tilekit.stats import ChannelStats
-from tilekit.store import update_group
-from tilekit.tiling import CHUNK, block_side, plan_pyramid
+from tilekit.store import group_attributes, update_group
+from tilekit.tiling import block_side
 
 STAGE = "ingest"
+VALID = "labels/valid"
+"""The mask that an image brings: 1 where it is valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +46,27 @@ class IngestConfig:
 
     source: Source
     pyramid: Pyramid
+    mask: Pyramid | None
     folder: Path
 
 
 def image_pyramid(
-    source: Source, out: Path, *, block: int | None, version: str, chunk: int = CHUNK, sharded: bool = True
+    source: Source,
+    out: Path,
+    *,
+    block: int | None,
+    version: str,
+    chunk: int | None = None,
+    sharded: bool | None = None,
 ) -> Pyramid:
-    """The arrays that an image becomes."""
+    """The arrays that an image becomes; unless asked for, an image with a place on the ground has no shards."""
     shape = (source.shape[-2], source.shape[-1])
     side = block or block_side(shape, (1, 1))
-    levels, passes = plan_pyramid(shape, side, chunk=chunk, sharded=sharded and version != "0.4")
+    if sharded is None:
+        sharded = source.georeference is None
+    planes = math.prod(source.shape[:-2])
+    levels, passes = lay_levels(shape, side, planes, chunk=chunk, sharded=sharded and version != "0.4")
+    fill: float = np.nan if source.dtype.kind == "f" else 0
     return Pyramid(
         out=out,
         name="",
@@ -59,11 +74,20 @@ def image_pyramid(
         axes=source.axes,
         channel_axis=source.axes.index("c") if "c" in source.axes else None,
         dtype=source.dtype.str,
-        levels=tuple(levels),
-        passes=tuple(passes),
+        levels=levels,
+        passes=passes,
         version=version,
         is_labels=False,
+        fill=fill if source.nodata is None else source.nodata,
         nodata=source.nodata,
+        georeference=source.georeference,
+    )
+
+
+def mask_pyramid(image: Pyramid) -> Pyramid:
+    """The arrays that the mask of an image becomes: (y, x), written by the same blocks."""
+    return replace(
+        image, name=VALID, leading=(), axes="yx", channel_axis=None, dtype="|u1", is_labels=True, fill=0, nodata=None
     )
 
 
@@ -75,7 +99,10 @@ def ingest_block(index: int, config: IngestConfig) -> Receipt:
     region = pyramid.region(block.plane, block.box)
     pixels = config.source.read(Box(tuple(s.start for s in region), tuple(s.stop for s in region)))
     shards = pyramid.write_block(step, block.plane, block.box, pixels)
-    return Receipt(shards, block_statistics(pixels, pyramid.nodata), redone)
+    mask = None if config.source.mask is None else config.source.mask.read(block.box)
+    if mask is not None and config.mask is not None and not any(block.plane):
+        shards += config.mask.write_block(step, (), block.box, (mask != 0).astype(np.uint8))
+    return Receipt(shards, block_statistics(pixels, pyramid.nodata, config.source.alpha, mask), redone)
 
 
 def run_ingest(source: Source, pyramid: Pyramid, runner: Runner, progress: Progress = no_progress) -> list[Report]:
@@ -92,17 +119,23 @@ def run_ingest(source: Source, pyramid: Pyramid, runner: Runner, progress: Progr
         "ngff": version,
         "nodata": plain(source.nodata),
     }
-    config = IngestConfig(_reachable(source, out, runner), pyramid, stage_folder(out, STAGE))
+    mask = None if source.mask is None else mask_pyramid(pyramid)
+    config = IngestConfig(_reachable(source, out, runner), pyramid, mask, stage_folder(out, STAGE))
 
     def make_arrays() -> None:
-        set_status(out, version, "running", source=source.fingerprint, date=now())
-        pyramid.create()
+        set_status(out, version, "running", source=source.fingerprint, date=now(), view=_view(source))
+        for part in (pyramid, mask):
+            if part is not None:
+                part.create()
 
     n_blocks = len(pyramid.grid(first))
     stage = Stage(STAGE, out, ingest_block, config, n_blocks, arguments, fold_statistics, make_arrays)
     reports = [execute(stage, runner, progress)]
     reports += complete_pyramid(pyramid, STAGE, runner, progress)
-    stats = store_statistics(out, version, reports[0].summary, source.nodata)
+    stats = store_statistics(source, out, version, reports[0].summary)
+    if mask is not None:
+        reports += complete_pyramid(mask, f"{STAGE}-mask", runner, progress)
+        _write_mask_metadata(source, mask)
     _write_metadata(source, pyramid, stats)
     return reports
 
@@ -114,7 +147,46 @@ def _reachable(source: Source, out: Path, runner: Runner) -> Source:
         return source
     path = out / FOLDER / "array.npy"
     np.save(path, pixels)
-    return open_image(path, level=source.level, nodata=source.nodata, pixel_size=source.reference.pixel_size)
+    reference = replace(source.reference, source=str(path), opener=open_npy)
+    return replace(source, reference=reference, fingerprint=reference.open().fingerprint, reader=None)
+
+
+def _view(source: Source) -> dict[str, Any]:
+    """What of the file was asked for: series, level, channels, axes, t, z."""
+    asked = {name: getattr(source.reference, name, None) for name in ("series", "level", "channels", "axes", "t", "z")}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in asked.items() if v is not None}
+
+
+def _describe(source: Source) -> dict[str, Any]:
+    """What pixels mean beyond OME-NGFF's words, for the root attribute `tilekit`."""
+    described = {
+        "channel_names": source.channel_names,
+        "wavelengths": source.wavelengths,
+        "value_scale": source.value_scale,
+        "color_table": source.color_table,
+        "alpha": source.alpha,
+        "mask": None if source.mask is None else VALID,
+    }
+    return {name: value for name, value in described.items() if value is not None}
+
+
+def _write_mask_metadata(source: Source, pyramid: Pyramid) -> None:
+    """Metadata of `labels/valid`, and its name among the labels."""
+    out, version = pyramid.out, pyramid.version
+    entry = multiscales(
+        "valid",
+        pyramid.axes,
+        len(pyramid.levels),
+        version,
+        pixel_size=source.pixel_size,
+        translation=source.translation,
+        method="majority",
+    )
+    content = {"multiscales": entry, "image-label": mask_label(version)}
+    update_group(out / VALID, version, as_attributes(version, **content))
+    attributes = group_attributes(out / "labels")
+    listed = attributes.get("ome", attributes).get("labels", [])
+    update_group(out / "labels", version, as_attributes(version, labels=sorted({*listed, "valid"})))
 
 
 def _write_metadata(source: Source, pyramid: Pyramid, stats: list[ChannelStats]) -> None:
@@ -132,8 +204,9 @@ def _write_metadata(source: Source, pyramid: Pyramid, stats: list[ChannelStats])
     windows = [_window(s) for s in stats]
     content: dict[str, Any] = {"multiscales": entry}
     if pyramid.channel_axis is not None:
-        content["omero"] = omero(names, windows)
+        content["omero"] = omero(names, windows, source.wavelengths)
     update_group(pyramid.out, version, as_attributes(version, **content))
+    set_status(pyramid.out, version, "running", image=_describe(source))
 
 
 def _window(stats: ChannelStats) -> tuple[float, float, float, float]:
@@ -150,13 +223,17 @@ def ingest_image(
     runner: Runner,
     *,
     block: int | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     ngff: str = "0.5",
-    shards: bool = True,
+    shards: bool | None = None,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Ingest as a job of its own, from the checks to the word complete."""
+    """Ingest as a job of its own, from the checks to the word complete.
+
+    `chunk` None is 512 pixels, more where that would be too many files; `shards` None is yes, unless the image has a
+    place on the ground, since few readers of those know shards.
+    """
     if ngff not in VERSIONS:
         raise InputError(f"NGFF {ngff} is not written; choose {' or '.join(VERSIONS)}")
     check_output(out, overwrite=overwrite)

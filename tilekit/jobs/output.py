@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tilekit import __version__
+from tilekit import __version__, geozarr
 from tilekit.box import Box
+from tilekit.boxes import Boxes
 from tilekit.engine import Progress, Receipt, Report, Stage, execute
 from tilekit.errors import InputError, RunError
+from tilekit.georeference import Georeference
 from tilekit.ledger import FOLDER, Summary, lock, mark_started, read_arguments
 from tilekit.pyramid import halve_labels, halve_mean
 from tilekit.run import Runner
@@ -27,13 +31,19 @@ from tilekit.store import (
     is_array_of,
     is_store,
     read_region,
+    store_version,
     sweep_partial,
     update_group,
     write_region,
+    write_values,
 )
-from tilekit.tiling import BlockGrid, Level, Pass, check_single_writer
+from tilekit.tiling import CHUNK, BlockGrid, Level, Pair, Pass, check_single_writer, plan_pyramid
 
 Array = NDArray[Any]
+MAX_FILES = 10**5
+"""Files of a pyramid without shards from which on its chunks are larger."""
+MAX_CHUNK = 2048
+"""Side of a chunk beyond which no one who reads a little of it would be served well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,8 @@ class Pyramid:
     is_labels: bool
     fill: int | float = 0
     nodata: float | None = None
+    georeference: Georeference | None = None
+    """Of level 0."""
 
     @property
     def planes(self) -> tuple[int, ...]:
@@ -83,9 +95,49 @@ class Pyramid:
         check_single_writer(self.levels, self.passes)
         if self._exists():
             return
+        if self.georeference is not None and self.version != "0.4":
+            shapes = [level.shape for level in self.levels]
+            update_group(self.out / self.name, self.version, geozarr.group_attributes(self.georeference, shapes))
         for k, level in enumerate(self.levels):
-            path = self.out / self.path(k)
-            create_array(path, level, self.leading, self.axes, np.dtype(self.dtype), self.version, fill=self.fill)
+            dimensions, attributes = self._place(k)
+            if (missing := self.missing) is not None:
+                attributes["_FillValue"] = encode_fill(missing, self.dtype)
+            create_array(
+                self.out / self.path(k),
+                level,
+                self.leading,
+                self.axes,
+                np.dtype(self.dtype),
+                self.version,
+                fill=missing if self.version == "0.4" else self.fill,
+                dimensions=dimensions,
+                attributes=attributes,
+            )
+
+    @property
+    def missing(self) -> int | float | None:
+        """The value that readers are told to take for nothing; None where every value means something."""
+        is_told = self.is_labels or self.nodata is not None or self.fill != self.fill
+        return self.fill if is_told else None
+
+    def _place(self, k: int) -> tuple[list[str], dict[str, Any]]:
+        """Names of a level's dimensions and its attributes, once what they refer to has been written.
+
+        OME-NGFF 0.5 wants the axes as names on all levels, so there is one pair of coordinate arrays, of level 0; in
+        0.4 each level has its own.
+        """
+        suffix = f"_{k}" if k and self.version == "0.4" else ""
+        dimensions = [f"{a}{suffix}" if a in "yx" else a for a in self.axes]
+        if self.georeference is None:
+            return dimensions, {}
+        place, shape = self.georeference.at_scale((2.0**k, 2.0**k)), self.levels[k].shape
+        folder = self.out / self.name
+        for axis, (values, attributes) in geozarr.coordinates(place, shape).items():
+            if k == 0 or suffix:
+                write_values(folder / f"{axis}{suffix}", values, [f"{axis}{suffix}"], self.version, attributes)
+        mapping = geozarr.grid_mapping_attributes(place)
+        write_values(folder / geozarr.grid_mapping_name(k), np.array(0), [], self.version, mapping)
+        return dimensions, geozarr.array_attributes(place, k, shape, self.version)
 
     def _exists(self) -> bool:
         return all(
@@ -106,6 +158,28 @@ class Pyramid:
                     self.out, self.path(k), self.levels[k], self.version, region, pixels, fill=self.fill
                 )
         return shards
+
+
+def encode_fill(value: int | float, dtype: Any) -> int | str:
+    """A value for `_FillValue` as xarray writes it to Zarr 3: floats as 8 little-endian bytes in base64."""
+    if np.dtype(dtype).kind == "f":
+        return b64encode(pack("<d", value)).decode()
+    return int(value)
+
+
+def lay_levels(
+    shape: Pair, block: int, planes: int, *, chunk: int | None, sharded: bool
+) -> tuple[tuple[Level, ...], tuple[Pass, ...]]:
+    """The levels of a pyramid and the passes that write them; larger chunks where files would be too many.
+
+    `planes` is the number of 2-D planes (all channels, slices and times). A chunk that is given stays as it is.
+    """
+    side = chunk or CHUNK
+    if chunk is None and not sharded:
+        while side < MAX_CHUNK and planes * (shape[0] / side) * (shape[1] / side) * 4 / 3 > MAX_FILES:
+            side *= 2
+    levels, passes = plan_pyramid(shape, block, chunk=side, sharded=sharded)
+    return tuple(levels), tuple(passes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +204,25 @@ def keep_nothing(total: Summary, part: Summary) -> Summary:
     return {}
 
 
-def complete_pyramid(pyramid: Pyramid, stage: str, runner: Runner, progress: Progress) -> list[Report]:
-    """Run the later passes, each a stage of its own."""
+def complete_pyramid(
+    pyramid: Pyramid, stage: str, runner: Runner, progress: Progress, boxes: Boxes | None = None
+) -> list[Report]:
+    """Run the later passes, each a stage of its own; `boxes` tell which blocks may have changed since another run."""
     reports = []
     for number, step in enumerate(pyramid.passes[1:], start=2):
         name = f"{stage}-{number}"
         config = CoarseConfig(pyramid, step, stage_folder(pyramid.out, name))
-        job = Stage(name, pyramid.out, coarsen_block, config, len(pyramid.grid(step)), {}, keep_nothing)
+        grid = pyramid.grid(step)
+        job = Stage(
+            name,
+            pyramid.out,
+            coarsen_block,
+            config,
+            len(grid),
+            {},
+            keep_nothing,
+            requests=boxes.over(grid, step.source) if boxes else None,
+        )
         reports.append(execute(job, runner, progress))
     return reports
 
@@ -158,12 +244,22 @@ def set_status(out: Path, version: str, status: str, **facts: Any) -> None:
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Hold an output: locked against other runs, and swept of files that a killed writer left half-written."""
+    """Hold an output: locked against other runs, and swept of files that a killed writer left half-written.
+
+    What was complete stays so where the run is refused.
+    """
     with lock(out):
+        status = None
+        with suppress(InputError):  # torn, and perhaps about to be overwritten
+            status = group_attributes(out).get("tilekit", {}).get("status")
         try:
             sweep_partial(out)
             yield
             sweep_partial(out)
+        except InputError:
+            if status == "complete":
+                set_status(out, store_version(out), status)
+            raise
         except OSError as error:
             where = error.filename or out
             raise RunError(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,19 @@ from numpy.typing import NDArray
 
 from tilekit import ngff
 from tilekit.box import Box
+from tilekit.boxes import Boxes
 from tilekit.engine import Progress, Receipt, Stage, execute, no_progress
-from tilekit.jobs.output import Pyramid, complete_pyramid, set_status, stage_folder
+from tilekit.jobs.area import Area
+from tilekit.jobs.input import Input, Mask
+from tilekit.jobs.output import Pyramid, complete_pyramid, lay_levels, set_status, stage_folder
 from tilekit.ledger import Summary, mark_started
-from tilekit.mirror import read_mirrored
 from tilekit.plan import Plan
 from tilekit.predictor import VOID, Predictor
+from tilekit.resample import Grid
 from tilekit.run import Runner
-from tilekit.sources import Source
 from tilekit.stats import count_bytes
 from tilekit.store import group_attributes, update_group
-from tilekit.tiling import Block, Tile, plan_pyramid, reach_of, tiles_of
+from tilekit.tiling import Block, Tile, reach_of, tiles_of
 
 Array = NDArray[Any]
 STAGE = "predict"
@@ -31,54 +33,6 @@ CLASSES = "labels/classes"
 PROBABILITIES = "probabilities"
 _computing = threading.Lock()
 """One tile at a time per process: the other thread of a worker reads and writes meanwhile."""
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """The image as the network sees it."""
-
-    source: Source
-    channels: tuple[int, ...]
-    """Which of the image's channels, in the network's order."""
-    fill: tuple[float, ...]
-    """What the network sees in place of nodata, per channel: the channel's mean."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.source.shape[-2], self.source.shape[-1]
-
-    def read(self, plane: tuple[int, ...], box: Box) -> Array:
-        """Raw values (c, y, x) of a box inside the image."""
-        axes = self.source.axes[:-2]
-        channels: Sequence[int | None] = self.channels if "c" in axes else [None]
-        parts = []
-        for channel in channels:
-            position = iter(plane)
-            lead = [channel if a == "c" else next(position) for a in axes]
-            start = (*(int(i or 0) for i in lead), *box.start)
-            stop = (*(int(i or 0) + 1 for i in lead), *box.stop)
-            parts.append(self.source.read(Box(start, stop)).reshape(1, *box.shape))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def fill_nodata(self, pixels: Array) -> tuple[Array, NDArray[np.bool_] | None]:
-        """Nodata replaced by the channel's mean, and where the image is valid (y, x); None for everywhere.
-
-        A pixel is void where all channels have the nodata value (as GDAL's dataset mask has it) or any is NaN.
-        """
-        nodata, is_float = self.source.nodata, pixels.dtype.kind == "f"
-        if nodata is None and not is_float:
-            return pixels, None
-        void: NDArray[np.bool_] = np.isnan(pixels) if is_float else np.zeros(pixels.shape, bool)
-        invalid: NDArray[np.bool_] = np.any(void, axis=0)
-        if nodata is not None and nodata == nodata:
-            absent = pixels == nodata
-            invalid |= absent.all(0)
-            void |= absent
-        if not void.any():
-            return pixels, None
-        fill = np.array(self.fill, np.float64).reshape(-1, 1, 1)
-        fill = fill if is_float else np.floor(fill + 0.5)
-        return np.where(void, fill.astype(pixels.dtype), pixels), ~invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +44,10 @@ class PredictConfig:
     plan: Plan
     pyramids: tuple[Pyramid, ...]
     """The class map's, and the probabilities' where asked."""
-    box: Box | None
-    """Where to predict (y, x); the rest is void. None: everywhere."""
-    mask: Source | None
-    """Nonzero where to predict, of the image's size."""
+    boxes: tuple[Box, ...]
+    """Where to predict (y, x); the rest is void. Empty: everywhere."""
+    area: Area | None
+    """Where to predict, told by a mask; None: everywhere."""
     folder: Path
 
 
@@ -101,8 +55,7 @@ def predict_block(index: int, config: PredictConfig) -> Receipt:
     """Read one block with its halo, run its tiles through the network, write class ids as whole shards."""
     redone = mark_started(config.folder, index)
     block = config.plan.grid.block(index)
-    wanted = _wanted(config, block)
-    results, halved = _compute_block(config, block, wanted)
+    results, halved = compute_block(config, block)
     shards: list[Any] = []
     for pyramid, pixels in zip(config.pyramids, results, strict=True):
         shards += pyramid.write_block(pyramid.passes[0], block.plane, block.box, pixels)
@@ -111,42 +64,39 @@ def predict_block(index: int, config: PredictConfig) -> Receipt:
     return Receipt(shards, {"classes": classes, "halved": halved}, redone)
 
 
-def _wanted(config: PredictConfig, block: Block) -> NDArray[np.bool_] | None:
-    """Where the user asked for a prediction in this block; None for everywhere."""
-    if config.box is None and config.mask is None:
+def wanted(config: PredictConfig, box: Box) -> Mask | None:
+    """Where the user asked for a prediction in a box of the image (y, x); None for everywhere."""
+    if not config.boxes and config.area is None:
         return None
-    wanted = np.ones(block.box.shape, bool)
-    if config.box is not None:
-        wanted[:] = False
-        wanted[block.box.intersect(config.box).relative_to(block.box).slices] = True
-    if config.mask is not None:
-        wanted &= config.mask.read(block.box).reshape(-1, *block.box.shape)[0] != 0
-    return wanted
+    asked = np.zeros(box.shape, bool) if config.boxes else np.ones(box.shape, bool)
+    for part in config.boxes:
+        asked[box.intersect(part).relative_to(box).slices] = True
+    if config.area is not None and asked.any():
+        asked &= config.area.where(box)
+    return asked
 
 
-def _compute_block(config: PredictConfig, block: Block, wanted: NDArray[np.bool_] | None) -> tuple[list[Array], int]:
-    """Class ids (and stored probabilities) of a block, with void where there is nothing to predict."""
+def compute_block(config: PredictConfig, block: Block) -> tuple[list[Array], int]:
+    """Class ids (and stored probabilities) of a block, with void where there is nothing to predict.
+
+    Any box of the image will do: its tiles start on the phase of the network's stride, whichever block they serve.
+    """
     image, plan, predictor = config.input, config.plan, config.predictor
     results = [_empty_block(p, block) for p in config.pyramids]
-    tiles = tiles_of(block.box, plan.core, predictor.halo, predictor.stride)
-    if wanted is not None:
-        tiles = [t for t in tiles if wanted[t.core.relative_to(block.box).slices].any()]
+    keep = wanted(config, block.box)
+    if keep is not None and not keep.any():
+        return results, 0
+    valid = image.valid(block.plane, block.box)
+    keep = valid if keep is None else keep if valid is None else keep & valid
+    target = Target(block.box, image.grid, results)
+    tiles = tiles_of(image.grid.cover(block.box, predictor.stride), plan.core, predictor.halo, predictor.stride)
+    if keep is not None:
+        tiles = [t for t in tiles if keep[target.place(t.core)].any()]
     if not tiles:
         return results, 0
     reach = reach_of(tiles)
-    pixels, valid = image.fill_nodata(read_mirrored(lambda b: image.read(block.plane, b), reach, image.shape))
-    halved = 0
-    for tile in tiles:
-        inside = tile.core.relative_to(reach).slices
-        if valid is not None and not valid[inside].any():
-            continue
-        halved += _compute_tile(tile, pixels, reach, predictor, block, results)
-    keep = wanted
-    if valid is not None:
-        shown = valid[block.box.intersect(reach).relative_to(reach).slices]
-        whole = np.zeros(block.box.shape, bool)
-        whole[block.box.intersect(reach).relative_to(block.box).slices] = shown
-        keep = whole if keep is None else keep & whole
+    pixels = image.read(block.plane, reach)
+    halved = sum(_compute_tile(tile, pixels, reach, predictor, target) for tile in tiles)
     if keep is not None:
         for pyramid, result in zip(config.pyramids, results, strict=True):
             result[..., ~keep] = pyramid.fill
@@ -160,11 +110,37 @@ def _empty_block(pyramid: Pyramid, block: Block) -> Array:
     return np.full((*lead, *block.box.shape), pyramid.fill, pyramid.dtype)
 
 
-def _compute_tile(
-    tile: Tile, pixels: Array, reach: Box, predictor: Predictor, block: Block, results: list[Array]
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A box of the image that network pixels are spread over."""
+
+    box: Box
+    grid: Grid
+    results: list[Array]
+    """Class ids and, asked for, probabilities, (..., y, x)."""
+
+    def place(self, core: Box) -> tuple[slice, slice]:
+        """The part of the box whose pixels get the classes of these network pixels."""
+        slices = []
+        for axis, index in enumerate(self._indices()):
+            first, stop = np.searchsorted(index, (core.start[axis], core.stop[axis]))
+            slices.append(slice(int(first), int(stop)))
+        return slices[0], slices[1]
+
+    def _indices(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        start, stop = self.box.start, self.box.stop
+        return self.grid.index(0, start[0], stop[0]), self.grid.index(1, start[1], stop[1])
+
+    def spread(self, pixels: Array, core: Box) -> Array:
+        """Values of network pixels (..., y, x) on the pixels of `place(core)`."""
+        for axis, (index, part) in enumerate(zip(self._indices(), self.place(core), strict=True)):
+            pixels = pixels.take(index[part] - core.start[axis], pixels.ndim - 2 + axis)
+        return pixels
+
+
+def _compute_tile(tile: Tile, pixels: Array, reach: Box, predictor: Predictor, target: Target) -> int:
     """Run one tile and put its core in place; a tile too large for the device's memory is halved. Returns how often."""
-    ask = len(results) > 1
+    ask = len(target.results) > 1
     try:
         with _computing:
             part = pixels[(slice(None), *tile.read.relative_to(reach).slices)]
@@ -174,14 +150,14 @@ def _compute_tile(
         if sides == tile.computed.shape:
             raise
         smaller = tiles_of(tile.core, (sides[0], sides[1]), tile.halo, tile.stride)
-        return 1 + sum(_compute_tile(t, pixels, reach, predictor, block, results) for t in smaller)
-    place: Any = (..., *tile.core.relative_to(block.box).slices)
+        return 1 + sum(_compute_tile(t, pixels, reach, predictor, target) for t in smaller)
+    place: Any = (..., *target.place(tile.core))
     kept: Any = tuple(slice(0, n) for n in tile.core.shape)
-    results[0][place] = classes[(0, *kept)]
+    target.results[0][place] = target.spread(classes[(0, *kept)], tile.core)
     if ask and probabilities is not None:
-        target = results[1]
-        quantized = _quantize(probabilities[(0, slice(None), *kept)], target.dtype)
-        target[place] = quantized.reshape(*target[place].shape)
+        stored = target.results[1]
+        quantized = _quantize(probabilities[(0, slice(None), *kept)], stored.dtype)
+        stored[place] = target.spread(quantized, tile.core).reshape(stored[place].shape)
     return 0
 
 
@@ -217,12 +193,13 @@ def class_pyramids(image: Input, plan: Plan, predictor: Predictor, layout: Layou
     """The arrays that a prediction writes."""
     axes = image.source.axes.replace("c", "")
     planes = plan.image.planes
-    levels, passes = plan_pyramid(plan.image.shape, plan.block, sharded=layout.sharded)
+    levels, passes = lay_levels(plan.image.shape, plan.block, math.prod(planes), chunk=None, sharded=layout.sharded)
     common: dict[str, Any] = {
         "out": layout.out,
-        "levels": tuple(levels),
-        "passes": tuple(passes),
+        "levels": levels,
+        "passes": passes,
         "version": layout.version,
+        "georeference": image.source.georeference,
     }
     classes = Pyramid(
         name=CLASSES, leading=planes, axes=axes, channel_axis=None, dtype="|u1", is_labels=True, fill=VOID, **common
@@ -243,22 +220,33 @@ def class_pyramids(image: Input, plan: Plan, predictor: Predictor, layout: Layou
 
 
 def run_predict(
-    config: PredictConfig, runner: Runner, *, arguments: dict[str, Any], progress: Progress = no_progress
+    config: PredictConfig,
+    runner: Runner,
+    *,
+    arguments: dict[str, Any],
+    boxes: Boxes | None = None,
+    progress: Progress = no_progress,
 ) -> list[Any]:
-    """Write the class map with its pyramid and metadata; the caller holds the lock."""
+    """Write the class map with its pyramid and metadata; the caller holds the lock.
+
+    `boxes` are all that were ever asked for of this output: what they leave alone, and is recorded, is kept.
+    """
+    asked = boxes or Boxes((None,))
 
     def prepare() -> None:
+        asked.write(out, STAGE)
         set_status(out, config.pyramids[0].version, "running")
         for pyramid in config.pyramids:
             _write_metadata(config, pyramid)
             pyramid.create()
 
-    out = config.pyramids[0].out
-    stage = Stage(STAGE, out, predict_block, config, config.plan.n_blocks, arguments, fold_counts, prepare)
+    out, grid = config.pyramids[0].out, config.plan.grid
+    requests = asked.over(grid)
+    stage = Stage(STAGE, out, predict_block, config, len(grid), arguments, fold_counts, prepare, requests)
     reports = [execute(stage, runner, progress)]
     for pyramid in config.pyramids:
         name = STAGE if pyramid.is_labels else f"{STAGE}-probabilities"
-        reports += complete_pyramid(pyramid, name, runner, progress)
+        reports += complete_pyramid(pyramid, name, runner, progress, asked)
     return reports
 
 

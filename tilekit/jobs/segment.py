@@ -6,23 +6,27 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tilekit.box import Box
+from tilekit.boxes import Boxes
 from tilekit.engine import Progress, Report, no_progress
 from tilekit.errors import InputError
-from tilekit.jobs.checks import check_pixel_size, choose_channels, open_mask
+from tilekit.jobs.area import Area, open_area
+from tilekit.jobs.auto_mask import store_auto_mask
+from tilekit.jobs.checks import check_pixel_size, choose_channels, choose_grid
 from tilekit.jobs.ingest import image_pyramid, run_ingest
-from tilekit.jobs.output import as_source, check_disk, check_output, clear_output, set_status, writing
+from tilekit.jobs.input import Input, show
+from tilekit.jobs.output import check_disk, check_output, clear_output, set_status, writing
 from tilekit.jobs.predict import (
     CLASSES,
     PROBABILITIES,
     STAGE,
-    Input,
     Layout,
     PredictConfig,
     class_pyramids,
@@ -33,6 +37,7 @@ from tilekit.jobs.statistics import means, needs_statistics, run_statistics, sto
 from tilekit.ledger import FOLDER, read_arguments
 from tilekit.plan import ImageFacts, Plan, make_plan
 from tilekit.predictor import MAX_CLASSES, Predictor
+from tilekit.resample import Grid
 from tilekit.run import Runner, available_cores, available_memory
 from tilekit.sources import Source, open_image
 from tilekit.store import is_store, store_version
@@ -45,8 +50,8 @@ class Options:
 
     channels: tuple[int | str, ...] | None = None
     """Which of the image's channels by number or name, in the network's order."""
-    level: int = 0
-    """Level of the image's pyramid."""
+    level: int | None = None
+    """Level of the image's pyramid, taken as it is; None: the image, at the network's pixel size where it has one."""
     pixel_size: tuple[float, float] | None = None
     """Micrometres per pixel of level 0 (y, x), where the file does not say or is wrong."""
     nodata: float | None = None
@@ -59,9 +64,9 @@ class Options:
     series: int | None = None
     """Which image of a file that holds several."""
     box: Box | None = None
-    """Part of the image (y, x) to predict; the rest is void."""
+    """Part of the image (y, x) to predict; the rest is void, or stays what an earlier run of the output made of it."""
     mask: str | None = None
-    """Image of the same size, nonzero where to predict."""
+    """Where to predict: an image of the same size or coarser, nonzero there; GeoJSON; "auto": tissue or valid area."""
     probabilities: str | None = None
     """uint8 or float16: store them too."""
     tile: int | None = None
@@ -87,28 +92,27 @@ class Job:
     plan: Plan
     options: Options
     channels: tuple[int, ...]
-    mask: Source | None
+    """Which of the image's channels, in the network's order."""
+    equal: tuple[int, ...]
+    """Channels that must equal the one that the network takes."""
+    area: Area | None
+    """What the mask tells; None where there is none, or it is yet to be found (auto)."""
     workers: int
     in_place: bool
     """True where the image is the output itself, and labels are added to it."""
     version: str
     """Of the output's NGFF."""
 
+    def to_json(self) -> dict[str, Any]:
+        """What the plan says, and which channels the network takes."""
+        return {**self.plan.to_json(), "channels": list(self.channels)}
+
 
 def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options, *, overwrite: bool = False) -> Job:
     """Check image, network and output against each other, and plan. Raises InputError; writes nothing."""
     out = Path(out)
     in_place = isinstance(image, (str, Path)) and is_store(Path(image)) and Path(image).resolve() == out.resolve()
-    source = as_source(
-        image,
-        level=options.level,
-        nodata=options.nodata,
-        pixel_size=options.pixel_size,
-        axes=options.axes,
-        t=options.t,
-        z=options.z,
-        series=options.series,
-    )
+    source = _open(image, options)
     recorded = None if overwrite else read_arguments(out, STAGE)
     if not in_place:
         check_output(out, overwrite=overwrite)
@@ -121,28 +125,51 @@ def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options,
         )
     if predictor.n_classes > MAX_CLASSES:
         raise InputError(f"the network has {predictor.n_classes} classes; a class map holds at most {MAX_CLASSES}")
-    channels = choose_channels(source, predictor, options.channels)
-    check_pixel_size(source, predictor)
-    mask = open_mask(options.mask, source)
+    channels, equal = choose_channels(source, predictor, options.channels)
+    level, grid = _choose_grid(source, predictor, options, in_place)
+    area = open_area(options.mask, source)
     if options.box is not None and not Box.whole(source.shape[-2:]).contains(options.box):
         raise InputError(
-            f"{source.name}: the box {_show(options.box)} is not inside the image of "
+            f"{source.name}: the box {show(options.box)} is not inside the image of "
             f"{source.shape[-2]} x {source.shape[-1]} pixels; give one that is"
         )
     begun = recorded is not None and recorded["model"] == predictor.digest and not options.tile
     core = (recorded["core"][0], recorded["core"][1]) if recorded and begun else None
-    plan, workers = _plan(source, predictor, options, core, len(channels))
+    planes = tuple(n for a, n in zip(source.axes[:-2], source.shape, strict=False) if a != "c")
+    shape = (source.shape[-2], source.shape[-1])
+    facts = ImageFacts(planes, len(channels), shape, source.dtype.itemsize, level, grid)
+    plan, workers = _plan(facts, predictor, options, core)
     version = store_version(out) if in_place else "0.5"
-    return Job(source, predictor, out, plan, options, channels, mask, workers, in_place, version)
+    return Job(source, predictor, out, plan, options, channels, equal, area, workers, in_place, version)
 
 
-def _plan(
-    source: Source, predictor: Predictor, options: Options, core: Pair | None, n_channels: int
-) -> tuple[Plan, int]:
+def _open(image: Any, options: Options) -> Source:
+    """The image as the options ask for it; of a source, what they leave out stays as it is."""
+    given = {k: getattr(options, k) for k in ("pixel_size", "nodata", "axes", "t", "z", "series")}
+    if not hasattr(image, "fingerprint"):
+        return open_image(image, level=options.level or 0, **given)
+    changes = {k: v for k, v in given.items() if v is not None}
+    source: Source = replace(image.reference, **changes).open() if changes else image
+    return source
+
+
+def _choose_grid(source: Source, predictor: Predictor, options: Options, in_place: bool) -> tuple[int, Grid]:
+    """The level of the output that the network reads, and the network's pixels."""
+    if options.level is not None:
+        check_pixel_size(source, predictor)
+        return (source.level if in_place else 0), Grid.of(source.shape)
+    if in_place:
+        opened = [replace(source.reference, level=k).open() for k in range(len(source.levels))]
+        planar = takewhile(lambda level: level.shape[:-2] == source.shape[:-2], opened)
+        levels = [(level.shape[-2:], level.scale) for level in planar]
+    else:
+        planned = image_pyramid(source, Path(), block=options.block, version="0.5").levels
+        levels = [(level.shape, (2.0**k, 2.0**k)) for k, level in enumerate(planned)]
+    return choose_grid(source, predictor, levels)
+
+
+def _plan(facts: ImageFacts, predictor: Predictor, options: Options, core: Pair | None) -> tuple[Plan, int]:
     """The plan and the number of workers that the memory allows."""
-    axes = source.axes[:-2]
-    planes = tuple(n for a, n in zip(axes, source.shape, strict=False) if a != "c")
-    facts = ImageFacts(planes, n_channels, (source.shape[-2], source.shape[-1]), source.dtype.itemsize)
     stored = np.dtype(options.probabilities).itemsize if options.probabilities else 0
     memory = options.memory or (None if options.is_remote else available_memory() * 4 // 5)
 
@@ -191,25 +218,29 @@ def ingest_stage(job: Job, runner: Runner, progress: Progress = no_progress) -> 
 
 def predict_stage(job: Job, runner: Runner, progress: Progress = no_progress) -> list[Report]:
     """Label the image in the output."""
-    level = job.options.level if job.in_place else 0
-    source = job.image if job.in_place else open_image(job.out, level=level)
-    image = Input(source, job.channels, _fill(job, source, runner, progress))
+    source = job.image if job.in_place else open_image(job.out)
+    level = job.plan.image.level
+    read = source if level == source.level else replace(source.reference, level=level).open()
+    image = Input(source, read, job.plan.image.seen, job.channels, _fill(job, source, runner, progress), job.equal)
+    area = store_auto_mask(image, job.out, job.version) if job.options.mask == "auto" else job.area
+    boxes = Boxes.read(job.out, STAGE).asking(job.options.box)
     config = PredictConfig(
         input=image,
         predictor=job.predictor,
         plan=job.plan,
         pyramids=class_pyramids(image, job.plan, job.predictor, _layout(job)),
-        box=job.options.box,
-        mask=job.mask,
+        boxes=boxes.union,
+        area=area,
         folder=prediction_folder(job.out),
     )
-    return run_predict(config, runner, arguments=_arguments(job, source), progress=progress)
+    return run_predict(config, runner, arguments=_arguments(job, image, area), boxes=boxes, progress=progress)
 
 
 def _layout(job: Job) -> Layout:
-    """Labels are sharded where the image is, or is not tilekit's."""
+    """Labels are sharded where the image is; where it is not tilekit's, unless it has a place on the ground."""
     ingested = read_arguments(job.out, "ingest")
-    sharded = job.version != "0.4" and (ingested is None or ingested["shard"] != ingested["chunk"])
+    unasked = job.image.georeference is None
+    sharded = job.version != "0.4" and (ingested["shard"] != ingested["chunk"] if ingested else unasked)
     return Layout(job.out, job.version, sharded, job.options.probabilities)
 
 
@@ -221,20 +252,21 @@ def _fill(job: Job, source: Source, runner: Runner, progress: Progress) -> tuple
     return means(statistics, job.channels)
 
 
-def _arguments(job: Job, source: Source) -> dict[str, Any]:
-    """All that decides the bytes of the class map; the store may be moved between two runs."""
-    options = job.options
+def _arguments(job: Job, image: Input, area: Area | None) -> dict[str, Any]:
+    """All that decides the bytes of the class map but the boxes; the store may be moved between two runs."""
     return {
-        "image": {k: v for k, v in source.fingerprint.items() if k != "path"},
-        "level": source.level,
+        "image": {k: v for k, v in image.source.fingerprint.items() if k != "path"},
+        "labels_level": image.source.level,
+        "level": image.level.level,
+        "resampling": asdict(image.grid),
         "model": job.predictor.digest,
         "precision": getattr(job.predictor, "precision", "float32"),
-        "channels": list(job.channels),
+        "channels": list(image.channels),
+        "equal_channels": list(image.equal),
         "core": list(job.plan.core),
         "block": job.plan.block,
-        "box": None if options.box is None else _show(options.box),
-        "mask": None if job.mask is None else job.mask.fingerprint,
-        "probabilities": options.probabilities,
+        "mask": None if area is None else dict(area.fingerprint),
+        "probabilities": job.options.probabilities,
     }
 
 
@@ -245,7 +277,7 @@ def finish_stage(job: Job, reports: Sequence[Report], started: float) -> dict[st
         job.version,
         "complete",
         model={"digest": job.predictor.digest, "class_names": list(job.predictor.class_names)},
-        parameters=read_arguments(job.out, STAGE),
+        parameters={**(read_arguments(job.out, STAGE) or {}), "boxes": Boxes.read(job.out, STAGE).to_json()},
     )
     seconds = time.perf_counter() - started
     predicted = next(r for r in reports if r.stage == STAGE)
@@ -254,6 +286,7 @@ def finish_stage(job: Job, reports: Sequence[Report], started: float) -> dict[st
     done = 1 - predicted.done_before / max(predicted.blocks, 1)
     return {
         "blocks": predicted.blocks,
+        "written": predicted.blocks - predicted.done_before,
         "redone": sum(r.redone for r in reports),
         "seconds": round(seconds, 3),
         "megapixels_per_second": round(megapixels * done / seconds, 3),
@@ -261,10 +294,6 @@ def finish_stage(job: Job, reports: Sequence[Report], started: float) -> dict[st
         "classes": predicted.summary.get("classes", {}),
         "tiles_halved": predicted.summary.get("halved", 0),
     }
-
-
-def _show(box: Box) -> str:
-    return ",".join(f"{a}:{b}" for a, b in zip(box.start, box.stop, strict=True))
 
 
 def run_stages(

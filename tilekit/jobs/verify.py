@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilekit.box import Box
+from tilekit.boxes import Boxes
 from tilekit.errors import InputError
-from tilekit.jobs.predict import CLASSES, STAGE, Input
+from tilekit.jobs.area import Area, open_area
+from tilekit.jobs.auto_mask import stored_auto_mask
+from tilekit.jobs.input import Input
+from tilekit.jobs.predict import CLASSES, STAGE, Target
 from tilekit.jobs.statistics import means, stored_statistics
 from tilekit.ledger import read_arguments
-from tilekit.mirror import read_mirrored
 from tilekit.predictor import VOID, Predictor
-from tilekit.sources import Source, open_image
+from tilekit.resample import Grid
+from tilekit.sources import open_image
 from tilekit.store import group_attributes, read_region
-from tilekit.tiling import Pair, Tile, round_up, tiles_of
+from tilekit.tiling import Pair, Tile, tiles_of
 
 TIE = 1e-4
 """Two classes whose probabilities differ by less may be taken for each other."""
@@ -41,52 +45,69 @@ def verify(out: str | Path, predictor: Predictor, *, boxes: int = 12, side: int 
         )
     if (status := group_attributes(out).get("tilekit", {}).get("status")) != "complete":
         raise InputError(f"{out}: is not complete (status {status}); run tilekit segment again to continue it")
-    source = open_image(out, level=recorded["level"])
-    channels = tuple(recorded["channels"])
-    image = Input(source, channels, means(stored_statistics(out), channels))
-    core, block = (recorded["core"][0], recorded["core"][1]), recorded["block"]
-    asked = Asked.of(recorded, image.shape)
+    run = _recorded_run(out, recorded)
+    image, grid, stride = run.input, run.input.grid, predictor.stride
     chosen = random.Random(seed)
-    planes = tuple(n for a, n in zip(source.axes[:-2], source.shape, strict=False) if a != "c")
+    planes = tuple(n for a, n in zip(image.source.axes[:-2], image.source.shape, strict=False) if a != "c")
     worst, differing, ties = 0.0, 0, 0
     for number in range(boxes):
         plane = tuple(chosen.randrange(n) for n in planes)
-        box = _aligned(_box_on_seam(number, asked.box, core, block, side, chosen), predictor.stride)
-        classes, whole, valid = _predict(image, plane, Tile(box, predictor.halo, predictor.stride), predictor)
-        tiled = _by_tiles(image, plane, box, predictor, core, block)
-        worst = max(worst, float(np.abs(whole - tiled).max()))
+        asked = chosen.choice(run.boxes)
+        box = _box_on_seam(number, asked, run, side, chosen)
+        tile = Tile(grid.cover(box, stride), predictor.halo, stride)
+        classes, whole = _predict(image, plane, tile, predictor)
+        tiled = _by_tiles(run, plane, box, tile.core, predictor)
+        worst = max(worst, float(np.nanmax(np.abs(whole - tiled))))
+        target = Target(box, grid, [])
+        valid = image.valid(plane, box)
+        shown = run.where(box) if valid is None else run.where(box) & valid
+        expected = np.where(shown, target.spread(classes, tile.core), VOID)
         stored = read_region(out / CLASSES / "0", (*(slice(i, i + 1) for i in plane), *box.slices)).reshape(box.shape)
-        wrong, tied = _compare(whole, np.where(valid & asked.where(box), classes, VOID), stored)
+        wrong, tied = _compare(target.spread(whole, tile.core), expected, stored)
         differing, ties = differing + wrong, ties + tied
     return {"boxes": boxes, "max_abs_dp": worst, "differing_pixels": differing, "ties": ties}
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Where the run was asked for a prediction."""
+class Run:
+    """What the ledger says of a finished run."""
 
-    box: Box
-    mask: Source | None
-
-    @classmethod
-    def of(cls, recorded: dict[str, Any], shape: Pair) -> Asked:
-        ranges = [[int(n) for n in part.split(":")] for part in recorded["box"].split(",")] if recorded["box"] else None
-        box = Box((ranges[0][0], ranges[1][0]), (ranges[0][1], ranges[1][1])) if ranges else Box.whole(shape)
-        return cls(box, open_image(recorded["mask"]["path"]) if recorded["mask"] else None)
+    input: Input
+    core: Pair
+    block: int
+    boxes: tuple[Box, ...]
+    """Where a prediction was asked for, together."""
+    area: Area | None
 
     def where(self, box: Box) -> NDArray[np.bool_]:
         """True where a class was asked for, in a box (y, x)."""
-        wanted = np.zeros(box.shape, bool)
-        wanted[box.intersect(self.box).relative_to(box).slices] = True
-        if self.mask is not None:
-            wanted &= self.mask.read(box).reshape(-1, *box.shape)[0] != 0
-        return wanted
+        asked = np.zeros(box.shape, bool)
+        for part in self.boxes:
+            asked[box.intersect(part).relative_to(box).slices] = True
+        return asked if self.area is None else asked & self.area.where(box)
 
 
-def _box_on_seam(number: int, within: Box, core: Pair, block: int, side: int, chosen: random.Random) -> Box:
+def _recorded_run(out: Path, recorded: dict[str, Any]) -> Run:
+    source = open_image(out, level=recorded["labels_level"])
+    level = replace(source.reference, level=recorded["level"]).open()
+    grid = Grid(**{name: tuple(value) for name, value in recorded["resampling"].items()})
+    channels = tuple(recorded["channels"])
+    image = Input(source, level, grid, channels, means(stored_statistics(out), channels))
+    mask: dict[str, Any] | None = recorded["mask"]
+    area = None
+    if mask is not None:
+        area = stored_auto_mask(out, source, mask) if "auto" in mask else open_area(mask["path"], source)
+        if area is not None and dict(area.fingerprint) != mask:
+            raise InputError(f"{mask['path']}: has changed since {out} was made by it; restore it, or segment again")
+    core = (recorded["core"][0], recorded["core"][1])
+    return Run(image, core, recorded["block"], Boxes.read(out, STAGE).union or (Box.whole(grid.image),), area)
+
+
+def _box_on_seam(number: int, within: Box, run: Run, side: int, chosen: random.Random) -> Box:
     """A box around a random seam of tiles or blocks (four of five), or any place; the first two at corners."""
     ranges = []
-    for start, stop, step in zip(within.start, within.stop, core, strict=True):
+    for start, stop, core, factor in zip(within.start, within.stop, run.core, run.input.grid.factor, strict=True):
+        block, step = run.block, max(round(core * factor), 1)
         centre = chosen.randrange(start, stop)
         if chosen.random() < 0.8:
             centre = centre // block * block + centre % block // step * step
@@ -97,40 +118,32 @@ def _box_on_seam(number: int, within: Box, core: Pair, block: int, side: int, ch
     return Box((ranges[0][0], ranges[1][0]), (ranges[0][1], ranges[1][1]))
 
 
-def _aligned(box: Box, stride: Pair) -> Box:
-    """The box with its start moved back onto the stride's phase."""
-    return Box(tuple(a // s * s for a, s in zip(box.start, stride, strict=True)), box.stop)
-
-
 def _predict(
     image: Input, plane: tuple[int, ...], tile: Tile, predictor: Predictor
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
-    """Class ids (y, x), probabilities (k, y, x) and where the image is valid (y, x), of a tile's core."""
-    pixels, valid = image.fill_nodata(read_mirrored(lambda b: image.read(plane, b), tile.read, image.shape))
-    classes, probabilities = predictor.predict(pixels[None], probabilities=True)
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Class ids (y, x) and probabilities (k, y, x) of a tile's core."""
+    classes, probabilities = predictor.predict(image.read(plane, tile.read)[None], probabilities=True)
     assert probabilities is not None
     ny, nx = tile.core.shape
-    top, left = tile.halo.before
-    shown = np.ones((ny, nx), bool) if valid is None else valid[top : top + ny, left : left + nx]
-    return classes[0, :ny, :nx], probabilities[0, :, :ny, :nx], shown
+    return classes[0, :ny, :nx], probabilities[0, :, :ny, :nx]
 
 
-def _by_tiles(
-    image: Input, plane: tuple[int, ...], box: Box, predictor: Predictor, core: Pair, block: int
-) -> NDArray[np.float32]:
-    """Probabilities of a box, cut out of the tiles that the run's plan has there."""
-    out = np.zeros((predictor.n_classes, *box.shape), np.float32)
-    whole = Box.whole(image.shape)
-    first = tuple(a // block * block for a in box.start)
-    cover = Box(first, tuple(min(round_up(b, block), n) for b, n in zip(box.stop, image.shape, strict=True)))
-    for y in range(cover.start[0], cover.stop[0], block):
-        for x in range(cover.start[1], cover.stop[1], block):
-            here = Box((y, x), (y + block, x + block)).intersect(whole)
-            for tile in tiles_of(here, core, predictor.halo, predictor.stride):
-                part = tile.core.intersect(box)
+def _by_tiles(run: Run, plane: tuple[int, ...], box: Box, near: Box, predictor: Predictor) -> NDArray[np.float32]:
+    """Probabilities of the network pixels `near` of a box, cut out of the tiles that the run's plan has there.
+
+    NaN where a tile has none: between two blocks of an image that is coarser than the network.
+    """
+    grid, block = run.input.grid, run.block
+    out = np.full((predictor.n_classes, *near.shape), np.nan, np.float32)
+    first = [a // block * block for a in box.start]
+    for y in range(first[0], box.stop[0], block):
+        for x in range(first[1], box.stop[1], block):
+            here = Box((y, x), (y + block, x + block)).intersect(Box.whole(grid.image))
+            for tile in tiles_of(grid.cover(here, predictor.stride), run.core, predictor.halo, predictor.stride):
+                part = tile.core.intersect(near)
                 if part.n_pixels:
-                    probabilities = _predict(image, plane, tile, predictor)[1]
-                    out[(slice(None), *part.relative_to(box).slices)] = probabilities[
+                    probabilities = _predict(run.input, plane, tile, predictor)[1]
+                    out[(slice(None), *part.relative_to(near).slices)] = probabilities[
                         (slice(None), *part.relative_to(tile.core).slices)
                     ]
     return out

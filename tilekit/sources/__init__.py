@@ -5,9 +5,13 @@
 - TIFF (tiled, stripped, pyramidal, BigTIFF, OME, ImageJ): the first image series; axes of size 1 are dropped, samples
   become channels, unnamed pages become z.
 - Zarr 2 and 3, plain or OME-NGFF: all axes that the store names are kept.
+- PNG and JPEG, as the eye sees them: palettes and CMYK as RGB, upright; decoded whole.
+- HDF5, the only image or "file.h5:/path/to/dataset" (tilekit[hdf5]).
 - .npy and arrays in memory: (y, x), (c, y, x), (c, z, y, x), (t, c, z, y, x), or color as (y, x, 3 or 4).
+- JPEG 2000, VRT, NetCDF and all else that GDAL reads, bands as channels (tilekit[geo]).
 
-One module per library: `tiff` (tifffile), `zarr_` (zarr), `array` (numpy).
+One module per library: `tiff` (tifffile), `zarr_` (zarr), `picture` (imagecodecs), `hdf5` (h5py), `array` (numpy),
+`gdal` (rasterio, also for the CRS of TIFFs).
 """
 
 from __future__ import annotations
@@ -25,6 +29,18 @@ from tilekit.sources.source import Reference, Source
 __all__ = ["Reference", "Source", "open_image"]
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+GDAL_STARTS = (
+    b"\0\0\0\x0cjP  ",  # JPEG 2000
+    b"\xff\x4f\xff\x51",  # JPEG 2000, the code stream alone
+    b"CDF\1",
+    b"CDF\2",
+    b"CDF\5",
+    b"\x89HDF\r\n\x1a\n",  # NetCDF 4, as other HDF5 has its own door
+    b"\x0e\x03\x13\x01",  # HDF4
+    b"EHFA_HEA",  # Erdas Imagine
+    b"<VRTData",
+)
+"""What GDAL alone reads here: said to need it where it is not installed."""
 ZARR_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
@@ -52,6 +68,8 @@ def open_image(
     if isinstance(source, Source):
         source = source.reference.source
     place, opener = _find_door(source)
+    if series and opener.__name__ not in ("open_tiff", "open_zarr"):
+        raise InputError(f"{place}: series {series} asked for, and only TIFFs are counted so; leave it out")
     reference = Reference(
         source=place,
         opener=opener,
@@ -69,9 +87,9 @@ def open_image(
 
 
 def _find_door(source: Any) -> tuple[Any, Callable[[Reference], Source]]:
-    from tilekit.sources.array import open_array, open_npy
-    from tilekit.sources.picture import JPEG_START, PNG_START, open_picture
-    from tilekit.sources.tiff import open_tiff
+    from tilekit.sources.array import open_array
+    from tilekit.sources.hdf5 import open_hdf5, split_place
+    from tilekit.sources.raster import absolute_subdataset, open_gdal
     from tilekit.sources.zarr_ import open_zarr
 
     if isinstance(source, np.ndarray):
@@ -85,15 +103,35 @@ def _find_door(source: Any) -> tuple[Any, Callable[[Reference], Source]]:
         if not any((path / document).exists() for document in ZARR_DOCUMENTS):
             raise InputError(f"{path}: a folder that is no Zarr store (no {', '.join(ZARR_DOCUMENTS)}); name an image")
         return str(path), open_zarr
-    start = _first_bytes(path)
+    if not path.exists():
+        if split_place(str(path))[0].is_file():
+            return str(path), open_hdf5
+        if subdataset := absolute_subdataset(str(source)):
+            return subdataset, open_gdal
+    return str(path), _door_of_file(path, _first_bytes(path))
+
+
+def _door_of_file(path: Path, start: bytes) -> Callable[[Reference], Source]:
+    from tilekit.sources.array import open_npy
+    from tilekit.sources.gdal import gdal_knows
+    from tilekit.sources.hdf5 import is_hdf5, open_hdf5
+    from tilekit.sources.picture import JPEG_START, PNG_START, open_picture
+    from tilekit.sources.raster import open_gdal
+    from tilekit.sources.tiff import open_tiff
+
     if start[:4] in TIFF_STARTS:
-        return str(path), open_tiff
+        return open_tiff
     if start[:6] == b"\x93NUMPY":
-        return str(path), open_npy
+        return open_npy
     if start.startswith((PNG_START, JPEG_START)):
-        return str(path), open_picture
+        return open_picture
+    if is_hdf5(path):
+        return open_hdf5
+    if start.startswith(GDAL_STARTS) or gdal_knows(path):
+        return open_gdal
     raise InputError(
-        f"{path}: not an image that can be read (it starts with {start!r}); give TIFF, PNG, JPEG, Zarr or .npy"
+        f"{path}: not an image that can be read (it starts with {start!r}); give TIFF, PNG, JPEG, HDF5, Zarr, .npy, "
+        "or with tilekit[geo] what GDAL reads"
     )
 
 

@@ -30,8 +30,8 @@ class Multiscale:
     """Per level, position of the first pixel, likewise."""
     channel_names: tuple[str, ...] | None
     """Labels of the omero metadata."""
-    nodata: float | int | None
-    """tilekit's own note of the value that means nothing was measured."""
+    wavelengths: tuple[float | None, ...] | None
+    """Of the omero metadata, in nanometers."""
 
 
 def ome_attributes(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -43,31 +43,30 @@ def ome_attributes(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
 def parse_multiscale(attributes: Mapping[str, Any], name: str) -> Multiscale | None:
     """The first multiscale image that the attributes describe, or None; refuses metadata that contradict themselves."""
     ome = ome_attributes(attributes)
-    if not ome.get("multiscales"):
+    if not ome.get("multiscales") or isinstance(ome["multiscales"], Mapping):  # the latter is GeoZarr's, not OME's
         return None
     try:
-        return _parse(ome["multiscales"][0], ome, attributes)
+        return _parse(ome["multiscales"][0], ome)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{name}: its multiscales metadata are broken ({error!r}); name one of its arrays") from None
 
 
-def _parse(image: Mapping[str, Any], ome: Mapping[str, Any], attributes: Mapping[str, Any]) -> Multiscale:
+def _parse(image: Mapping[str, Any], ome: Mapping[str, Any]) -> Multiscale:
     datasets = image["datasets"]
     axes = image.get("axes") or []
     letters = tuple(_letter(axis) for axis in axes)
     common = image.get("coordinateTransformations") or []
     transforms = [(d.get("coordinateTransformations") or [], common) for d in datasets]
-    nodata = (attributes.get("tilekit") or {}).get("nodata")
     return Multiscale(
         paths=tuple(str(d["path"]).strip("/") for d in datasets),
         axes=letters,
-        units=tuple(axis.get("unit") if isinstance(axis, Mapping) else None for axis in axes),
+        units=tuple(_unit(axis) for axis in axes),
         scales=tuple(_scale(own, shared) for own, shared in transforms),
         translations=tuple(_translation(own, shared) for own, shared in transforms),
         channel_names=_channel_names(ome),
-        nodata=float("nan") if nodata == "NaN" else nodata if isinstance(nodata, int | float) else None,
+        wavelengths=_wavelengths(ome),
     )
 
 
@@ -78,6 +77,11 @@ def _letter(axis: Any) -> str:
     if letter not in CANONICAL_AXES:
         raise InputError(f"axis {name!r} is none of t, c, z, y, x; name one of its arrays")
     return letter
+
+
+def _unit(axis: Any) -> str | None:
+    unit = axis.get("unit") if isinstance(axis, Mapping) else None
+    return unit if isinstance(unit, str) else None
 
 
 def _find(transforms: Sequence[Mapping[str, Any]], kind: str) -> tuple[float, ...] | None:
@@ -101,11 +105,21 @@ def _translation(own: Sequence[Mapping[str, Any]], shared: Sequence[Mapping[str,
     return tuple(a + b for a, b in zip(first, second, strict=True))
 
 
-def _channel_names(ome: Mapping[str, Any]) -> tuple[str, ...] | None:
+def _channels(ome: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     omero = ome.get("omero")
     channels = omero.get("channels") if isinstance(omero, Mapping) else None
-    labels = [c.get("label") for c in channels or [] if isinstance(c, Mapping)]
+    return [c for c in channels or [] if isinstance(c, Mapping)]
+
+
+def _channel_names(ome: Mapping[str, Any]) -> tuple[str, ...] | None:
+    labels = [c.get("label") for c in _channels(ome)]
     return tuple(str(label) for label in labels) if labels and all(labels) else None
+
+
+def _wavelengths(ome: Mapping[str, Any]) -> tuple[float | None, ...] | None:
+    found = [c.get("emission_wavelength") for c in _channels(ome)]
+    waves = tuple(float(w) if isinstance(w, int | float) else None for w in found)
+    return waves if any(w is not None for w in waves) else None
 
 
 def describe_other_group(attributes: Mapping[str, Any]) -> str | None:
@@ -134,9 +148,36 @@ def physical_yx(multiscale: Multiscale, level: int) -> tuple[tuple[float, float]
         return None, None
     places = [multiscale.axes.index(a) for a in "yx"]
     per_unit = [micrometers(1.0, multiscale.units[i]) for i in places]
-    if per_unit[0] is None or per_unit[1] is None or min(scale[i] for i in places) <= 0:
+    if per_unit[0] is None or per_unit[1] is None or not all(0 < scale[i] < float("inf") for i in places):
         return None, None
     y, x = places
     size = (scale[y] * per_unit[0], scale[x] * per_unit[1])
     at = (0.0, 0.0) if moved is None else (moved[y] * per_unit[0], moved[x] * per_unit[1])
     return size, at
+
+
+def check_levels(multiscale: Multiscale, axes: str, shapes: Sequence[Sequence[int]], name: str) -> None:
+    """Refuse a pyramid whose levels are not one image: `shapes` of all levels, along the stored `axes`."""
+    for stated in (*multiscale.scales, *multiscale.translations):
+        if stated is not None and len(stated) != len(axes):
+            raise InputError(f"{name}: states {len(stated)} numbers for {len(axes)} axes; write its metadata again")
+    full = shapes[0]
+    for k, shape in enumerate(shapes[1:], 1):
+        same = [len(shape) == len(full), *(shape[i] == full[i] for i, a in enumerate(axes) if a in "tc")]
+        if not all(same) or not (_fits_scale(multiscale, k, full, shape) or _fits_aspect(axes, full, shape)):
+            told = " and ".join("x".join(map(str, s)) for s in (full, shape))
+            raise InputError(f"{name}: its levels 0 and {k}, {told}, are not one image; write the pyramid again")
+
+
+def _fits_scale(multiscale: Multiscale, k: int, full: Sequence[int], shape: Sequence[int]) -> bool:
+    """True where the stated scales explain the sides, to a pixel."""
+    base, own = multiscale.scales[0], multiscale.scales[k]
+    if base is None or own is None or min(own) <= 0:
+        return False
+    return all(abs(n - whole * b / o) <= 1 for n, whole, b, o in zip(shape, full, base, own, strict=True))
+
+
+def _fits_aspect(axes: str, full: Sequence[int], shape: Sequence[int]) -> bool:
+    """True where y and x are scaled alike, each side rounded up or down."""
+    y, x = axes.index("y"), axes.index("x")
+    return abs(shape[y] * full[x] - shape[x] * full[y]) <= full[y] + full[x]

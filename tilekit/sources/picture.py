@@ -271,7 +271,8 @@ def _decode(path: Path, header: Header, stored: bool) -> NDArray[Any]:
         else:
             pixels = imagecodecs.png_decode(_as_gray(data) if stored else data)
     except Exception as error:
-        raise InputError(f"{path}: cannot be decoded ({str(error).splitlines()[0]}); copy it again") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be decoded ({reason}); copy it again") from None
     if stored and header.bits < 8:
         pixels = pixels // np.uint8(255 // (2**header.bits - 1))
     if header.samples == CMYK and header.codec == "jpeg":

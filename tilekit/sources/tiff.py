@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tilekit.errors import InputError
 from tilekit.sources import tiff_metadata as metadata
+from tilekit.sources.gdal import raster_facts
 from tilekit.sources.source import (
     Reference,
     Source,
@@ -32,7 +33,7 @@ from tilekit.sources.tiff_layout import Planes, lay_planes
 from tilekit.sources.tiff_log import listening
 from tilekit.sources.tiff_mask import describe_mask
 from tilekit.sources.tiff_ome import companion_xml, refuse_absurd_planes
-from tilekit.sources.tiff_orientation import orientation_of
+from tilekit.sources.tiff_orientation import has_geo_tags, orientation_of
 from tilekit.sources.tiff_pages import make_reader
 from tilekit.sources.tiff_photometric import (
     MIN_IS_WHITE,
@@ -135,7 +136,9 @@ def _describe(opened: Opened) -> Source:
     reader = make_reader(series, path, planes.chosen(channels), look, orientation)
     levels = tuple(_level_shape(level, planes, orientation.shown, channels) for level in opened.choice.levels)
     scale = level_scale(levels[0], levels[reference.level])
-    size = metadata.pixel_size(opened.tiff, full, opened.choice.index)
+    located = raster_facts(path, full.keyframe) if has_geo_tags(full.keyframe) else None
+    ground = located.pixel_size if located else None
+    size = ground or metadata.pixel_size(opened.tiff, full, opened.choice.index)
     return Source(
         reference=reference,
         name=path.name,
@@ -156,6 +159,7 @@ def _describe(opened: Opened) -> Source:
         color_table=_color_table(opened),
         alpha=_alpha(key, n, channels),
         mask=describe_mask(opened, _mask_reference(reference)),
+        georeference=located.georeference.at_scale(scale) if located and located.georeference else None,
         reader=reader,
     )
 

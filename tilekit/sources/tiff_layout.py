@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from math import ceil, prod
 
@@ -65,7 +66,7 @@ class Grid:
     segment: tuple[int, int, int]
     """Depth, rows, columns of a strip or tile."""
 
-    @property
+    @cached_property
     def counts(self) -> tuple[int, int, int, int]:
         """Strips or tiles per separate sample, depth, rows, columns."""
         d, h, w = (ceil(n / m) for n, m in zip(self.image[1:4], self.segment, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,13 @@ class MaskReader:
 
 
 def describe_mask(opened: Opened, reference: Reference) -> Source | None:
-    """The mask (y, x) of the level that is opened, uint8 0 or 1; None where the file has none."""
+    """The mask (y, x) of the level that is opened, nonzero where the image is valid; None where there is none."""
     found = _find(opened)
-    if found is None:
-        return None
-    reader, invalid = found
     orientation = orientation_of(opened.full.keyframe)
     levels = tuple(orientation.shown((s.keyframe.imagelength, s.keyframe.imagewidth)) for s in opened.choice.levels)
+    if found is None:
+        return _beside(opened.path, reference.level, levels[reference.level])
+    reader, invalid = found
     return Source(
         reference=reference,
         name=opened.path.name,
@@ -55,6 +56,21 @@ def describe_mask(opened: Opened, reference: Reference) -> Source | None:
         scale=level_scale(levels[0], levels[reference.level]),
         reader=MaskReader(reader, invalid),
     )
+
+
+def _beside(path: Path, level: int, shape: tuple[int, ...]) -> Source | None:
+    """The mask that GDAL keeps in a file of its own, `image.tif.msk`."""
+    from tilekit.sources.tiff import open_tiff
+
+    beside = path.with_name(f"{path.name}.msk")
+    if not beside.is_file():
+        return None
+    mask = open_tiff(Reference(str(beside), open_tiff, level))
+    if mask.shape != shape:
+        raise InputError(
+            f"{beside}: a mask of shape {mask.shape} beside an image of {shape}; write it again, or remove it"
+        )
+    return mask
 
 
 def _find(opened: Opened) -> tuple[TiffReader, float | int] | None:

@@ -39,9 +39,9 @@ def pixel_size(tiff: TiffFile, series: TiffPageSeries, index: int) -> tuple[floa
     if tiff.is_scn:
         return _leica_pixel_size(tiff.scn_metadata or "", page)
     if tiff.is_philips:
-        sizes = PHILIPS_SIZE.findall(tiff.philips_metadata or "")
-        finest = min(sizes, key=lambda pair: float(pair[0]), default=(None, None))
-        return _both(micrometers(finest[0], "mm"), micrometers(finest[1], "mm"))
+        pairs = PHILIPS_SIZE.findall(tiff.philips_metadata or "")
+        sizes = [_both(micrometers(y, "mm"), micrometers(x, "mm")) for y, x in pairs]
+        return min((size for size in sizes if size), default=None)
     if tiff.is_lsm:
         voxel = tiff.lsm_metadata or {}
         return _both(micrometers(voxel.get("VoxelSizeY"), "m"), micrometers(voxel.get("VoxelSizeX"), "m"))
@@ -103,13 +103,10 @@ def file_nodata(page: Any) -> float | int | None:
 
 def _ome_image(tiff: TiffFile, series: TiffPageSeries, index: int) -> ElementTree.Element | None:
     """The OME-XML of a series; images without planes have XML and no series, so the sizes must agree."""
-    xml, key = tiff.ome_metadata or "", series.keyframe
+    found, key = ome_pixels(tiff.ome_metadata or ""), series.keyframe
     sizes = (str(key.imagewidth), str(key.imagelength))
-    for i in (index, *range(len(tiff.series) + 8)):
-        pixels = ome_pixels(xml, i)
-        if pixels is not None and (pixels.get("SizeX"), pixels.get("SizeY")) == sizes:
-            return pixels
-    return None
+    fitting = (p for p in (*found[index : index + 1], *found) if (p.get("SizeX"), p.get("SizeY")) == sizes)
+    return next(fitting, None)
 
 
 def _gdal_items(page: Any, role: str, n: int) -> list[str | None] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,11 +21,18 @@ def refuse_absurd_planes(xml: str, path: Path) -> None:
     for key, value in NUMBER_OF_PLANES.findall(xml):
         if value.strip().isdigit() and int(value) > MOST_PLANES:
             raise InputError(f"{path}: its OME-XML says {key} {value}, at most {MOST_PLANES} can be read; correct it")
-    for pixels in _all_pixels(xml):
+    for pixels in ome_pixels(xml):
         sizes = [pixels.get(f"Size{a}", "") for a in "CZT"]
         if prod(int(n) for n in sizes if n.isdigit()) > MOST_PLANES:
             raise InputError(
                 f"{path}: its OME-XML says {' x '.join(sizes)} planes, at most {MOST_PLANES} can be read; correct it"
+            )
+    root = _parse(xml) if "Modulo" in xml else None
+    for along in root.iter() if root is not None else ():
+        if "ModuloAlong" in along.tag and _modulo_labels(along) > MOST_PLANES:
+            raise InputError(
+                f"{path}: its OME-XML says {_modulo_labels(along):.0f} positions in {along.tag.rpartition('}')[2]}, "
+                f"at most {MOST_PLANES} can be read; correct it"
             )
 
 
@@ -47,10 +55,10 @@ def companion_xml(xml: str, path: Path) -> str | None:
     return beside.read_text("utf-8")
 
 
-def ome_pixels(xml: str, index: int) -> ElementTree.Element | None:
-    """The Pixels element of one image."""
-    found = _all_pixels(xml)
-    return found[index] if index < len(found) else None
+def ome_pixels(xml: str) -> tuple[ElementTree.Element, ...]:
+    """The Pixels element of each image; none where the XML is broken."""
+    root = _parse(xml)
+    return () if root is None else tuple(p for image in _children(root, "Image") for p in _children(image, "Pixels"))
 
 
 def ome_pixel_size(pixels: ElementTree.Element | None) -> tuple[float, float] | None:
@@ -83,11 +91,16 @@ def _wavelength(channel: ElementTree.Element) -> float | None:
     return None
 
 
-def _all_pixels(xml: str) -> list[ElementTree.Element]:
-    root = _parse(xml)
-    return [] if root is None else [p for image in _children(root, "Image") for p in _children(image, "Pixels")]
+def _modulo_labels(along: ElementTree.Element) -> float:
+    """How many positions an axis within an axis has, of which tifffile makes a list."""
+    try:
+        start, end, step = (float(along.get(key, default)) for key, default in (("Start", 0), ("End", 0), ("Step", 1)))
+        return (end - start) / step
+    except (ValueError, ZeroDivisionError):
+        return 0
 
 
+@lru_cache(maxsize=1)
 def _parse(xml: str) -> ElementTree.Element | None:
     try:
         return ElementTree.fromstring(xml)

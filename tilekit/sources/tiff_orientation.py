@@ -51,9 +51,14 @@ ORIENTATIONS = {
 }
 
 
+def has_geo_tags(page: Any) -> bool:
+    """Whether the page says where it lies on the ground."""
+    return any(tag in page.tags for tag in GEO_TAGS)
+
+
 def orientation_of(page: Any) -> Orientation:
     """How a page is shown; as stored where the tag is missing or makes no sense, or geo tags are there."""
-    if any(tag in page.tags for tag in GEO_TAGS):
+    if has_geo_tags(page):
         return ORIENTATIONS[1]
     tag = page.tags.valueof("Orientation")
     return ORIENTATIONS.get(tag if isinstance(tag, int) else 1, ORIENTATIONS[1])

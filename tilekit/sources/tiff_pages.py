@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ from tilekit.sources.tiff_reader import Decoder, TiffReader
 
 if TYPE_CHECKING:
     from tifffile import TiffPageSeries
+
+MOST_SEGMENT_BYTES = 2**31
+"""What reading one strip or tile may hold, decoded whole; more is an error of the file, or too slow to be of use."""
 
 
 def make_reader(
@@ -34,7 +38,25 @@ def make_reader(
         check_extent(page, grid.n_segments, sizes[page.path], word)
         if decoder.raw_rows:
             check_strips(page, grid, decoder.row_bytes)
-    return TiffReader(pages, planes, grid, decoder, look, orientation, word)
+    if decoder.raw_rows and all(_is_in_one_piece(page, grid, decoder.row_bytes) for page in pages):
+        grid = Grid(grid.image, (1, *grid.image[2:4]))
+        pages = [replace(page, offsets=page.offsets[:1], counts=page.counts[:1]) for page in pages]
+    reader = TiffReader(pages, planes, grid, decoder, look, orientation, word)
+    if reader.segment_bytes > MOST_SEGMENT_BYTES:
+        raise InputError(
+            f"{path}: a {word} of {grid.segment[1]} x {grid.segment[2]} pixels takes {reader.segment_bytes} bytes, "
+            f"at most {MOST_SEGMENT_BYTES} can be decoded at once; write it again in tiles"
+        )
+    return reader
+
+
+def _is_in_one_piece(page: Page, grid: Grid, row_bytes: int) -> bool:
+    """True where the strips of a page of one plane follow each other in the file, so that they are as good as one."""
+    steps = np.diff(page.offsets[: grid.n_segments])
+    one_plane = grid.image[0] == grid.image[1] == 1
+    return one_plane and bool(
+        (steps == grid.segment[1] * row_bytes).all() and (page.counts[: grid.n_segments] > 0).all()
+    )
 
 
 def _grid(key: Any, path: Path) -> Grid:

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +23,15 @@ from tilekit.sources.tiff_log import listening
 from tilekit.sources.tiff_orientation import Orientation
 from tilekit.sources.tiff_photometric import Photometric
 
-BAND_BYTES = 16 * 2**20
+BAND_BYTES = 1 * 2**20
 """Bytes of raw rows read at a time from a strip that needs no decoding."""
 
 JPEG_CODES, JPEG_END = (7, 33003, 33004, 33005, 34712), b"\xff\xd9"
 """JPEG and JPEG 2000 streams cut short decode to gray without complaint, so their end marker is asked for."""
+
+
+FLOATING_POINT = 3
+"""The predictor of floats."""
 
 
 class Files:
@@ -67,7 +72,7 @@ class Decoder:
             codec = getattr(self.key.compression, "name", self.key.compression)
             raise InputError(f"{path}: compression {codec}: {error}; write it again with another") from None
 
-    @property
+    @cached_property
     def raw_rows(self) -> bool:
         """True where a strip's rows can be taken from the file as they are."""
         key = self.key
@@ -75,27 +80,31 @@ class Decoder:
         whole_bytes = key.bitspersample == key.dtype.itemsize * 8 and key.dtype.kind in "iuf"
         return bool(plain and whole_bytes and not key.is_subsampled and self.transform is None)
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of one row of a strip where rows can be taken as they are."""
         return int(self.key.imagewidth * self.key.shaped[4] * self.key.dtype.itemsize)
 
     @property
-    def is_native(self) -> bool:
-        """True where samples are stored as this machine has them, so that decoding makes no second copy."""
+    def copies(self) -> bool:
+        """True where decoded bytes and samples are there at once: bits to unpack, bytes to swap, floats to add up."""
         key = self.key
         stored = key.dtype.newbyteorder(key.parent.byteorder)
-        return bool(stored.isnative and key.bitspersample == key.dtype.itemsize * 8 and self.transform is None)
+        as_they_are = stored.isnative and key.bitspersample == key.dtype.itemsize * 8 and self.transform is None
+        return not as_they_are or key.predictor == FLOATING_POINT
 
     def decode(self, data: bytes, index: int, tables: bytes | None) -> NDArray[Any]:
         """A strip or tile as (depth, rows, columns, samples); parts outside the image may be missing."""
-        if self.key.compression in JPEG_CODES and self.key.jpegheader is None and JPEG_END not in data:
+        if (
+            self.key.compression in JPEG_CODES
+            and self.key.jpegheader is None
+            and not (data.endswith(JPEG_END) or JPEG_END in data)
+        ):
             raise EOFError("the JPEG stream has no end")
         options: dict[str, Any] = {"jpegtables": tables}
         if self.key.jpegheader is not None:
             options["jpegheader"] = self.key.jpegheader
-        with listening():
-            pixels: NDArray[Any] = self.key.decode(data, index, **options)[0]
+        pixels: NDArray[Any] = self.key.decode(data, index, **options)[0]
         return pixels if self.transform is None else self.transform(pixels)
 
 
@@ -129,12 +138,18 @@ class TiffReader:
         """What reading one strip or tile holds: its encoded bytes, its samples, and these as they are shown."""
         dtype: np.dtype[Any] = self.decoder.key.dtype
         n = prod(self.grid.segment)
-        shown = n * self.look.pixel_bytes(dtype)
-        samples = n * self.grid.image[4] * dtype.itemsize
         if self.decoder.raw_rows:
-            return min(samples + shown, BAND_BYTES)
+            n = min(n, self._band_rows * self.grid.image[3])
+        samples, shown = n * self.grid.image[4] * dtype.itemsize, n * self.look.pixel_bytes(dtype)
+        if self.decoder.raw_rows:
+            return samples + shown
         encoded = max((int(page.counts.max(initial=0)) for page in self.pages), default=0)
-        return encoded + samples * (1 if self.decoder.is_native else 2) + shown
+        return encoded + samples * (2 if self.decoder.copies else 1) + shown
+
+    @property
+    def _band_rows(self) -> int:
+        """Rows read at a time where they are taken from the file as they are."""
+        return max(1, BAND_BYTES // self.decoder.row_bytes)
 
     def set_fingerprint(self) -> dict[str, Any]:
         """Length and time of last change of all files of a set together; nothing for a single file."""
@@ -153,10 +168,11 @@ class TiffReader:
         out = np.empty(box.shape, self.look.dtype(native_dtype(self.decoder.key.dtype, self.word)))
         planes = self.orientation.as_stored(out.reshape(-1, *box.shape[-2:]))
         rows, columns = self.orientation.stored_box(rows, columns, self.grid.image[2:4])
-        for p in np.unique(page):
-            wanted = np.flatnonzero(page == p)
-            parts = [Part(planes[k], int(sample[k]), int(depth[k])) for k in wanted]
-            self._read_page(self.pages[p], parts, rows, columns, box)
+        with listening():
+            for p in np.unique(page):
+                wanted = np.flatnonzero(page == p)
+                parts = [Part(planes[k], int(sample[k]), int(depth[k])) for k in wanted]
+                self._read_page(self.pages[p], parts, rows, columns, box)
         return out
 
     def _read_page(self, page: Page, wanted: Sequence[Part], rows: slice, columns: slice, box: Box) -> None:
@@ -220,17 +236,20 @@ class TiffReader:
 
     def _fill_raw(self, page: Page, index: int, parts: Sequence[Part], rows: slice, columns: slice) -> None:
         """Copy rows of a strip without decoding, in bands, so that a strip as large as the image costs no memory."""
-        width, samples = self.grid.image[3], self.grid.image[4]
+        for first in range(rows.start, rows.stop, self._band_rows):
+            n = min(self._band_rows, rows.stop - first)
+            pixels = self._raw_rows(page, index, first, n)[:, columns]
+            band = slice(first - rows.start, first - rows.start + n)
+            for part in parts:
+                part.target[band] = self.look.show(pixels[..., self._stored_sample(part.channel)], part.channel)
+            del pixels  # before the next band is read
+
+    def _raw_rows(self, page: Page, index: int, first: int, n: int) -> NDArray[Any]:
+        """Rows of a strip as (rows, columns, samples), in the byte order of the file."""
         stored = self.decoder.key.dtype.newbyteorder(self.decoder.key.parent.byteorder)
         row_bytes = self.decoder.row_bytes
-        step = max(1, BAND_BYTES // row_bytes)
-        for first in range(rows.start, rows.stop, step):
-            n = min(step, rows.stop - first)
-            data = self.files.read(page.path, int(page.offsets[index]) + first * row_bytes, n * row_bytes)
-            pixels = np.frombuffer(data, stored).reshape(n, width, samples)
-            for part in parts:
-                band = slice(first - rows.start, first - rows.start + n)
-                part.target[band] = self.look.show(pixels[:, columns, self._stored_sample(part.channel)], part.channel)
+        data = self.files.read(page.path, int(page.offsets[index]) + first * row_bytes, n * row_bytes)
+        return np.frombuffer(data, stored).reshape(n, self.grid.image[3], self.grid.image[4])
 
 
 def _within(part: slice, origin: int) -> slice:

@@ -94,30 +94,32 @@ def _first(images: Sequence[TiffPageSeries]) -> TiffPageSeries:
 def _levels(
     main: TiffPageSeries, everything: Sequence[TiffPageSeries], strict: bool, path: Path
 ) -> tuple[tuple[TiffPageSeries, ...], list[TiffPageSeries]]:
-    """Levels of the pyramid, those that tifffile leaves apart included, and the series that are none."""
-    levels, others = list(main.levels), []
+    """Levels of the pyramid, those that tifffile leaves apart included, and the series that are none.
+
+    A level that does not fit is refused where `strict`, and else left out: the user has named the one image.
+    """
     apart = [s for s in everything if s is not main and not s.keyframe.is_mask]
-    for s in sorted(apart, key=_sides, reverse=True) if main.kind in PLAIN_KINDS else apart:
-        same = s.axes == main.axes and s.dtype == main.dtype
-        related = main.kind in PLAIN_KINDS and (_is_below(s, main) or (same and s.keyframe.is_reduced))
-        if related and (strict or not _misfit(main, levels[-1], s)):
-            levels += s.levels
-        else:
-            others.append(s)
-    for k, level in enumerate(levels[1:], 1):
-        misfit = _misfit(main, levels[k - 1], level)
-        if misfit:
-            way_out = f", or read it alone with --series {everything.index(main)}" if len(main.levels) <= k else ""
+    below = [s for s in apart if main.kind in PLAIN_KINDS and _is_level(s, main)]
+    smaller = [*main.levels[1:], *(level for s in below for level in s.levels)]
+    levels = [main]
+    for level in sorted(smaller, key=lambda s: prod(_sides(s)), reverse=True) if below else smaller:
+        misfit = _misfit(main, levels[-1], level)
+        if not misfit:
+            levels.append(level)
+        elif strict:
             raise InputError(
-                f"{path}: level {k} of its pyramid, {_describe(level)}, {misfit}; write the pyramid again{way_out}"
+                f"{path}: level {len(levels)} of its pyramid, {_describe(level)}, {misfit}; "
+                f"write the pyramid again, or read it without with --series {everything.index(main)}"
             )
-    return tuple(levels), others
+    return tuple(levels), [s for s in apart if s not in below]
 
 
-def _is_below(series: TiffPageSeries, main: TiffPageSeries) -> bool:
-    """True where the series comes from sub-IFDs of the image's first page."""
+def _is_level(series: TiffPageSeries, main: TiffPageSeries) -> bool:
+    """True where the file means a series as a level: from sub-IFDs of the image's first page, or marked as reduced."""
     index = series.keyframe.treeindex
-    return len(index) > 1 and index[:-1] == main.keyframe.treeindex
+    if len(index) > 1 and index[:-1] == main.keyframe.treeindex:
+        return True
+    return series.keyframe.is_reduced and (series.axes, series.dtype) == (main.axes, main.dtype)
 
 
 def _misfit(full: TiffPageSeries, previous: TiffPageSeries, level: TiffPageSeries) -> str:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import threading
-import warnings
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -20,11 +17,13 @@ from tilekit.sources.array import AXES_BY_DIMENSIONS, is_color_last
 from tilekit.sources.ngff import (
     OLD_AXES,
     Multiscale,
+    check_levels,
     describe_other_group,
     is_series_layout,
     parse_multiscale,
     physical_yx,
 )
+from tilekit.sources.quiet import without_warnings
 from tilekit.sources.source import (
     CANONICAL_AXES,
     Reference,
@@ -39,14 +38,14 @@ from tilekit.sources.source import (
     scaled,
     with_channels,
 )
+from tilekit.sources.zarr_documents import attributes_of, first_line, is_array, open_array
+from tilekit.sources.zarr_meaning import parse_meaning
+from tilekit.sources.zarr_place import find_georeference
 
 if TYPE_CHECKING:
     import zarr
 
 ARRAY_DOCUMENTS = ("zarr.json", ".zarray", ".zattrs")
-
-_QUIET = threading.Lock()
-"""Warnings are switched off for the whole process, so by one thread at a time."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class ZarrReader:
             pixels = np.asarray(self.pixels[tuple(stored)])
         except Exception as error:
             raise InputError(
-                f"{self.path}: a chunk in box {box.start} to {box.stop} cannot be decoded ({_first_line(error)}); "
+                f"{self.path}: a chunk in box {box.start} to {box.stop} cannot be decoded ({first_line(error)}); "
                 "copy or write the store again"
             ) from None
         return pixels.transpose(self.order)
@@ -99,17 +98,16 @@ class Image:
 def open_zarr(reference: Reference) -> Source:
     """An array, a level of an OME-NGFF image, or the first series of a bioformats2raw store as a source."""
     path = Path(reference.source)
-    with _QUIET, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings():
         image = _find_image(path, reference.level)
-        arrays = [_open_array(p) for p in _array_paths(image)]
+        arrays = [open_array(p) for p in _array_paths(image)]
         return _describe(reference, image, arrays)
 
 
 def _find_image(path: Path, level: int) -> Image:
-    if _is_array(path):
+    if is_array(path):
         return _find_around_array(path, level)
-    attributes = _group_attributes(path)
+    attributes = attributes_of(path)
     if multiscale := parse_multiscale(attributes, str(path)):
         check_level(level, len(multiscale.paths), str(path))
         return Image(path, multiscale, level)
@@ -117,7 +115,7 @@ def _find_image(path: Path, level: int) -> Image:
         raise InputError(f"{path}: is {hint.format(path=path)}")
     if is_series_layout(attributes):
         return _find_image(_subfolder(path, "0"), level)
-    held = sorted(child.name for child in path.iterdir() if child.is_dir() and _is_array(child))
+    held = sorted(child.name for child in path.iterdir() if child.is_dir() and is_array(child))
     way_out = f"open one of its arrays, such as {path}/{held[0]}" if held else "name an array or an image below it"
     raise InputError(f"{path}: a Zarr group that says of no image; {way_out}")
 
@@ -127,7 +125,7 @@ def _find_around_array(path: Path, level: int) -> Image:
     for folder in list(path.parents)[:3]:
         if not any((folder / document).exists() for document in ("zarr.json", ".zattrs", ".zgroup")):
             continue
-        multiscale = None if _is_array(folder) else parse_multiscale(_group_attributes(folder), str(folder))
+        multiscale = None if is_array(folder) else parse_multiscale(attributes_of(folder), str(folder))
         place = path.relative_to(folder).as_posix()
         if multiscale and place in multiscale.paths:
             check_level(level, 1, str(path))
@@ -142,41 +140,8 @@ def _subfolder(path: Path, name: str) -> Path:
     return path / name
 
 
-def _is_array(path: Path) -> bool:
-    if (path / "zarr.json").exists():
-        return bool(_document(path / "zarr.json").get("node_type") == "array")
-    return (path / ".zarray").exists()
-
-
-def _group_attributes(path: Path) -> dict[str, Any]:
-    if (path / "zarr.json").exists():
-        return dict(_document(path / "zarr.json").get("attributes") or {})
-    return _document(path / ".zattrs") if (path / ".zattrs").exists() else {}
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({_first_line(error)}); copy the store again") from None
-    if not isinstance(document, dict):
-        raise InputError(f"{path}: holds no JSON object; copy the store again")
-    return document
-
-
 def _array_paths(image: Image) -> list[Path]:
     return [image.path] if image.multiscale is None else [image.path / p for p in image.multiscale.paths]
-
-
-def _open_array(path: Path) -> zarr.Array[Any]:
-    import zarr
-
-    if not path.is_dir() or not _is_array(path):
-        raise InputError(f"{path}: named by the image's metadata, but no array is there; copy the store again")
-    try:
-        return zarr.open_array(path, mode="r")
-    except Exception as error:
-        raise InputError(f"{path}: cannot be opened as a Zarr array ({_first_line(error)})") from None
 
 
 def _describe(reference: Reference, image: Image, arrays: list[zarr.Array[Any]]) -> Source:
@@ -188,12 +153,15 @@ def _describe(reference: Reference, image: Image, arrays: list[zarr.Array[Any]])
     axes = "".join(a for a in CANONICAL_AXES if a in stored)
     order = tuple(stored.index(a) for a in axes)
     full = tuple(pixels.shape[i] for i in order)
-    names = image.multiscale.channel_names if image.multiscale else None
-    channels = chosen_channels(reference, axes, full, str(place), names)
+    if image.multiscale is not None:
+        check_levels(image.multiscale, stored, [a.shape for a in arrays], str(image.path))
+    n_channels = full[axes.index("c")] if "c" in axes else 1
+    group = attributes_of(image.path) if image.multiscale else {}
+    meaning = parse_meaning(attributes_of(place), group, image.multiscale, n_channels)
+    channels = chosen_channels(reference, axes, full, str(place), meaning.channel_names)
     levels = tuple(with_channels([a.shape[i] for i in order], axes, channels) for a in arrays)
     scale, size, translation = _geometry(image, levels)
-    multiscale = image.multiscale
-    nodata = multiscale.nodata if multiscale and reference.nodata is None else reference.nodata
+    chosen = channels if channels is not None else range(n_channels)
     return Source(
         reference=reference,
         name=image.path.name,
@@ -208,10 +176,26 @@ def _describe(reference: Reference, image: Image, arrays: list[zarr.Array[Any]])
         pixel_size=scaled(reference.pixel_size, scale) or size,
         scale=scale,
         translation=translation,
-        channel_names=pick_names(names, full[axes.index("c")] if "c" in axes else 1, channels),
-        nodata=fitting_nodata(nodata, dtype),
+        channel_names=pick_names(meaning.channel_names, n_channels, channels),
+        nodata=fitting_nodata(meaning.nodata if reference.nodata is None else reference.nodata, dtype),
+        wavelengths=meaning.wavelengths and tuple(meaning.wavelengths[c] for c in chosen),
+        value_scale=meaning.value_scale and tuple(meaning.value_scale[c] for c in chosen),
+        color_table=meaning.color_table,
+        alpha=next((i for i, c in enumerate(chosen) if c == meaning.alpha), None),
+        mask=_open_mask(reference, image, meaning.mask, levels[image.level][-2:]),
+        georeference=find_georeference(_array_paths(image), arrays, image.level, scale, group),
         reader=ZarrReader(place, pixels, order, channels, axes.find("c")),
     )
+
+
+def _open_mask(reference: Reference, image: Image, name: str | None, shape: tuple[int, ...]) -> Source | None:
+    """The mask that belongs to the image, at its level."""
+    if name is None or not (image.path / name).is_dir():
+        return None
+    mask = open_zarr(Reference(source=str(image.path / name), opener=reference.opener, level=image.level))
+    if mask.shape != shape:
+        raise InputError(f"{image.path / name}: a mask of shape {mask.shape} for an image of {shape}; write it again")
+    return mask
 
 
 def _stored_axes(image: Image, pixels: zarr.Array[Any], name: str) -> str:
@@ -221,7 +205,9 @@ def _stored_axes(image: Image, pixels: zarr.Array[Any], name: str) -> str:
     if image.multiscale is not None:
         letters = "".join(image.multiscale.axes) or OLD_AXES[-n:]
     else:
-        letters = _dimension_letters(pixels) or ("yxc" if is_color_last(pixels.shape) else AXES_BY_DIMENSIONS.get(n))
+        letters = _dimension_letters(pixels, name) or (
+            "yxc" if is_color_last(pixels.shape) else AXES_BY_DIMENSIONS.get(n)
+        )
     if letters is None or len(letters) != n or len(set(letters)) != n or not {"y", "x"} <= set(letters):
         raise InputError(
             f"{name}: shape {pixels.shape} with axes {letters}; each of its {n} axes must be one of t, c, z, y, x"
@@ -229,9 +215,9 @@ def _stored_axes(image: Image, pixels: zarr.Array[Any], name: str) -> str:
     return letters
 
 
-def _dimension_letters(pixels: zarr.Array[Any]) -> str | None:
+def _dimension_letters(pixels: zarr.Array[Any], name: str) -> str | None:
     """Names of the dimensions where each is one of t, c, z, y, x."""
-    names = getattr(pixels.metadata, "dimension_names", None) or pixels.attrs.get("_ARRAY_DIMENSIONS")
+    names = getattr(pixels.metadata, "dimension_names", None) or attributes_of(Path(name)).get("_ARRAY_DIMENSIONS")
     if not isinstance(names, list | tuple):
         return None
     letters = [str(name).lower() for name in names]
@@ -253,6 +239,8 @@ def _geometry(
     if base is None or own is None or not multiscale.axes:
         return by_shape, size, at or (0.0, 0.0)
     y, x = multiscale.axes.index("y"), multiscale.axes.index("x")
+    if not all(0 < n < float("inf") for n in (base[y], base[x], own[y], own[x])):
+        return by_shape, size, at or (0.0, 0.0)
     if at is None:
         at = (0.0, 0.0) if moved is None else (moved[y] / base[y], moved[x] / base[x])
     return (own[y] / base[y], own[x] / base[x]), size, at
@@ -279,7 +267,3 @@ def _fingerprint(path: Path) -> dict[str, Any]:
         if (path / document).exists():
             digest.update((path / document).read_bytes())
     return {"path": str(path), "metadata_sha256": digest.hexdigest()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
