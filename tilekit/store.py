@@ -246,6 +246,12 @@ def _put(path: Path, data: memoryview | None) -> None:
         raise
 
 
+def put_file(root: Path, key: str, data: bytes) -> Shard:
+    """Write a file beside the arrays, whole or not at all; returns its record."""
+    _put(root / key, memoryview(data))
+    return _record(key, data)
+
+
 def shard_record(root: Path, key: str) -> Shard:
     """Length and digest of a shard as it lies on disk."""
     try:
@@ -279,9 +285,3 @@ def sweep_partial(root: Path) -> int:
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
-
-
-def put_file(root: Path, key: str, data: bytes) -> Shard:
-    """Make this the content of a file that appears whole or not at all; its record."""
-    _put(root / key, [data])
-    return _record(key, [data])
