@@ -79,7 +79,7 @@ def score(specimen: Specimen, out: Path, progress: Progress = no_progress) -> tu
     """
     blocks = list(grid_boxes(Box.whole(specimen.shape), (BLOCK, BLOCK)))
     view = (min(VIEW, specimen.shape[0]), min(VIEW, specimen.shape[1]))
-    total, worst, most = np.zeros((2, 2), np.int64), Box((0, 0), view), 0
+    total, worst, most = np.zeros((2, 3), np.int64), Box((0, 0), view), 0
     for done, block in enumerate(blocks, start=1):
         found, truth = stored_classes(out, block), specimen.truth(block)
         total += confusion(found, truth, 2)

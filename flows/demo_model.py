@@ -69,7 +69,7 @@ def draw(generator: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.
 def score(path: Path, n_boxes: int = 16, side: int = 256) -> dict[str, float]:
     """IoU of each class, by name, over boxes of `side` pixels spread over a specimen of the test seed."""
     predictor, specimen = load(path, "cpu"), Specimen(SPECIMEN_SIDE, TEST_SEED)
-    generator, total = np.random.default_rng(SEED), np.zeros((2, 2), np.int64)
+    generator, total = np.random.default_rng(SEED), np.zeros((2, 3), np.int64)
     for _ in range(n_boxes):
         y, x = (int(n) for n in generator.integers(side, SPECIMEN_SIDE - 2 * side, 2))
         core = Box((y, x), (y + side, x + side))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from flows.evaluate_command import evaluate
 from flows.options import (
     Axes,
     Device,
@@ -83,6 +84,7 @@ app.command()(ingest)
 app.command()(plan)
 app.command()(segment)
 app.command()(label)
+app.command()(evaluate)
 
 
 @app.command()

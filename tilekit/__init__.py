@@ -11,10 +11,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Box", "InputError", "RunError", "ingest", "label_objects", "open_image", "predict", "status", "verify"]
+__all__ = [
+    "Box",
+    "InputError",
+    "RunError",
+    "evaluate",
+    "ingest",
+    "label_objects",
+    "open_image",
+    "predict",
+    "status",
+    "verify",
+]
 
 if TYPE_CHECKING:
-    from tilekit.api import ingest, label_objects, predict
+    from tilekit.api import evaluate, ingest, label_objects, predict
     from tilekit.box import Box
     from tilekit.errors import InputError, RunError
     from tilekit.jobs.status import status
@@ -25,6 +36,7 @@ _HOMES = {
     "Box": "tilekit.box",
     "InputError": "tilekit.errors",
     "RunError": "tilekit.errors",
+    "evaluate": "tilekit.api",
     "ingest": "tilekit.api",
     "label_objects": "tilekit.api",
     "predict": "tilekit.api",

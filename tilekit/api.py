@@ -1,4 +1,4 @@
-"""The Python face: ingest and predict, serially in this process unless workers or a scheduler are asked for."""
+"""The Python face: ingest, predict, evaluate; serially in this process unless workers or a scheduler are asked for."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ import numpy as np
 
 from tilekit.box import Box
 from tilekit.engine import Progress, no_progress
+from tilekit.evaluation import Rules
+from tilekit.jobs.evaluate import opened
 from tilekit.jobs.ingest import ingest_image
 from tilekit.jobs.label import label_image
 from tilekit.jobs.output import as_source
+from tilekit.jobs.pairs import list_pairs
+from tilekit.jobs.scoring import evaluate_pairs
 from tilekit.jobs.segment import Options, prepare, run_stages
 from tilekit.predictor import Predictor
 from tilekit.run import open_runner
+from tilekit.score_files import write_scores
 from tilekit.sources import open_image
 
 
@@ -148,3 +153,39 @@ def label_objects(
             overwrite=overwrite,
             progress=progress,
         )
+
+
+def evaluate(
+    prediction: Any,
+    truth: Any,
+    *,
+    kind: str = "classes",
+    void: int | str | None = "auto",
+    other: Any = None,
+    mapping: dict[int, int | None] | None = None,
+    block: int | None = None,
+    out: str | Path | None = None,
+    workers: int = 0,
+    scheduler: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Score a prediction against the truth (paths, arrays, sources, or folders of images paired by name).
+
+    `kind` is classes, ids or boundaries; `void` a number of the truth that counts nowhere, None for none, "auto" for
+    255 among classes and none otherwise; `mapping` what the truth's values mean ({255: 1, -1: None}, None is void).
+    With `other`, a second prediction, both are scored and compared. `out` is a folder for scores.json, scores.csv, the
+    layer of disagreement, and what a stopped run continues from. Keys and definitions: docs/scores.md; a score without
+    a value is NaN. Raises InputError for bad input, RunError for blocks that failed.
+    """
+    predictions = [prediction] if other is None else [prediction, other]
+    rules = Rules.of(kind, mapping, void)
+    pairs = list_pairs(predictions, truth, kind)
+    place = None if out is None else Path(out)
+    with open_runner(workers, scheduler) as runner, opened(place, overwrite=overwrite) as folder:
+        result = evaluate_pairs(
+            pairs, rules, runner, out=folder, block=block, is_drawn=place is not None, progress=progress
+        )
+        if place is not None:
+            write_scores(place, result)
+    return result
