@@ -70,6 +70,16 @@ def many_values(path: Path) -> None:
     path.write_bytes(raw[: at + 4] + struct.pack("<I", 2**32 - 1) + raw[at + 8 :])
 
 
+def faults(path: Path) -> None:
+    """A small file whose 500 sub-directories have 4,000 tags each, all of a type that there is not."""
+    offsets = [1000 + 2 * i for i in range(500)]
+    tags = [(256, 3, 1, 4), (257, 3, 1, 4), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 900)]
+    tags += [(277, 3, 1, 1), (278, 3, 1, 4), (279, 4, 1, 16), (330, 4, len(offsets), 60000)]
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    body = (head + bytes(4)).ljust(1000, b"\0") + struct.pack("<H", 4000) * 29500
+    path.write_bytes(body + struct.pack(f"<{len(offsets)}I", *offsets))
+
+
 HAZARDS: dict[str, Callable[[Path], None]] = {
     "tiles of 2^31": tagged("zlib", (16, 16), TileWidth=2**31, TileLength=2**31),
     "tiles of 2^31, raw": tagged(None, (16, 16), TileWidth=2**31, TileLength=2**31),
@@ -90,6 +100,7 @@ HAZARDS: dict[str, Callable[[Path], None]] = {
     "modulo of OME": described(OME.format(t=1, more="").replace("</OME>", MODULO)),
     "XML of many elements": described("<OME>" + "<a>" * 200_000 + "</a>" * 200_000 + "</OME>"),
     "XML of many entities": described(ENTITIES),
+    "2 million faulty tags": faults,
 }
 
 

@@ -30,7 +30,7 @@ from tilekit.sources.source import (
     with_channels,
 )
 from tilekit.sources.tiff_layout import Planes, lay_planes
-from tilekit.sources.tiff_log import listening
+from tilekit.sources.tiff_log import TooManyComplaints, listening
 from tilekit.sources.tiff_mask import describe_mask
 from tilekit.sources.tiff_ome import companion_xml, refuse_absurd_planes
 from tilekit.sources.tiff_orientation import has_geo_tags, orientation_of
@@ -77,6 +77,8 @@ def _with_file(reference: Reference, describe: Callable[[Opened], R]) -> R:
             return _open(reference, path, fingerprint, complaints, describe)
         except InputError:
             raise
+        except TooManyComplaints as error:
+            raise InputError(f"{path}: its directories are full of faults ({error}); copy or write it again") from None
         except Exception as error:
             raise InputError(f"{path}: cannot be read as TIFF ({_first_line(error)}); copy or write it again") from None
 

@@ -9,6 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 _heard = threading.local()
+MOST_LINES = 50_000
+"""About a second of complaints; a file of 40 kB can have more than a million."""
+
+
+class TooManyComplaints(BaseException):
+    """Not an Exception, since tifffile logs those and goes on."""
 
 
 class _Keep(logging.Filter):
@@ -19,6 +25,8 @@ class _Keep(logging.Filter):
         if lines is None:
             return True
         if record.levelno >= _heard.level:
+            if len(lines) == MOST_LINES:
+                raise TooManyComplaints(lines[-1])
             lines.append(re.sub(r"^<tifffile\.[^>]*> ?", "", record.getMessage().split("\n")[0]))
         return False
 
