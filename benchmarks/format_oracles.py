@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,7 +97,9 @@ def _tifffile(path: Path, index: int, level: int) -> Truth:
         if level >= len(levels):
             array = series.asarray()
         elif series.size > BIG:
-            array = zarr.open_array(tifffile.imread(path, aszarr=True, series=index, level=level), mode="r")
+            store = tifffile.imread(path, aszarr=True, series=index, level=level)
+            array = zarr.open_array(store, mode="r")
+            weakref.finalize(array, store.close)
         else:
             array = series.asarray()
         return _seen(array, series.axes, page, "tifffile")
