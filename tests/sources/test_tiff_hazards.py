@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -80,6 +81,15 @@ def faults(path: Path) -> None:
     path.write_bytes(body + struct.pack(f"<{len(offsets)}I", *offsets))
 
 
+def large_frame(path: Path) -> None:
+    """Tiles of 16 x 16 whose JPEG streams say 65,535 x 65,535."""
+    tifffile.imwrite(path, np.zeros((48, 48, 3), np.uint8), tile=(16, 16), compression="jpeg", photometric="rgb")
+    data = path.read_bytes()
+    small = re.compile(rb"(\xff\xc0\x00.\x08)\x00\x10\x00\x10", re.DOTALL)
+    assert small.search(data)
+    path.write_bytes(small.sub(lambda found: found[1] + b"\xff" * 4, data))
+
+
 HAZARDS: dict[str, Callable[[Path], None]] = {
     "tiles of 2^31": tagged("zlib", (16, 16), TileWidth=2**31, TileLength=2**31),
     "tiles of 2^31, raw": tagged(None, (16, 16), TileWidth=2**31, TileLength=2**31),
@@ -101,6 +111,7 @@ HAZARDS: dict[str, Callable[[Path], None]] = {
     "XML of many elements": described("<OME>" + "<a>" * 200_000 + "</a>" * 200_000 + "</OME>"),
     "XML of many entities": described(ENTITIES),
     "2 million faulty tags": faults,
+    "a JPEG frame of 4 billion pixels": large_frame,
 }
 
 

@@ -27,6 +27,7 @@ from tilekit.sources.source import (
     pick_names,
     with_channels,
 )
+from tilekit.sources.tiff_frames import FRAMES
 from tilekit.sources.tiff_metadata import PLAUSIBLE_MICROMETERS
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -42,8 +43,6 @@ PNG_FACTS = (b"IHDR", b"PLTE", b"tRNS", b"pHYs", b"eXIf")
 PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 PALETTE = 3
 CMYK = 4
-FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-"""JPEG markers that begin a frame: its size follows."""
 
 TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: np.fliplr,

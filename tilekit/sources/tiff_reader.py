@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tilekit.box import Box
 from tilekit.errors import InputError
 from tilekit.sources.source import native_dtype
+from tilekit.sources.tiff_frames import claimed_pixels
 from tilekit.sources.tiff_layout import Grid, Page, Planes
 from tilekit.sources.tiff_log import listening
 from tilekit.sources.tiff_orientation import Orientation
@@ -26,6 +27,8 @@ from tilekit.sources.tiff_photometric import Photometric
 BAND_BYTES = 1 * 2**20
 """Bytes of raw rows read at a time from a strip that needs no decoding."""
 
+MOST_TIMES = 4
+"""How much larger than its strip or tile a JPEG stream may be."""
 JPEG_CODES, JPEG_END = (7, 33003, 33004, 33005, 34712), b"\xff\xd9"
 """JPEG and JPEG 2000 streams cut short decode to gray without complaint, so their end marker is asked for."""
 
@@ -101,6 +104,10 @@ class Decoder:
             and not (data.endswith(JPEG_END) or JPEG_END in data)
         ):
             raise EOFError("the JPEG stream has no end")
+        if self.key.compression in JPEG_CODES and self.key.jpegheader is None:
+            claimed, own = claimed_pixels(data), prod(self.key.chunks)
+            if claimed > MOST_TIMES * own + 2**20:
+                raise ValueError(f"its stream says {claimed} pixels, the file {own} at most")
         options: dict[str, Any] = {"jpegtables": tables}
         if self.key.jpegheader is not None:
             options["jpegheader"] = self.key.jpegheader
