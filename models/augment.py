@@ -92,7 +92,7 @@ class Warp:
     @property
     def interpolates(self) -> bool:
         """False where each pixel of the patch is a pixel of the source: flips, quarter turns and whole shifts alone."""
-        return bool(self.displacement.any() or (self.matrix != np.rint(self.matrix)).any())
+        return bool(self.displacement.any() or not np.isin(self.matrix, (-1, 0, 1)).all())
 
     def source_box(self, center: Sequence[int], side: int, core: Box | None = None) -> Box:
         """The pixels of the source that a patch of `side` pixels around `center` (y, x) is made of; exact to a pixel.
