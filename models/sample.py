@@ -12,7 +12,7 @@ from tilekit.box import Box
 
 
 class Sample(Protocol):
-    """One annotated image, or a part of one. Boxes (y, x) are the image's own, and may reach outside it: mirrored there.
+    """One annotated image, or a part of one, by boxes (y, x) of the image that may reach outside it: mirrored there.
 
     Read from several threads at once.
     """
