@@ -65,6 +65,14 @@ def save(
     _write(net, Path(path), _checked(path, stored))
 
 
+def set_thresholds(path: str | os.PathLike[str], thresholds: Sequence[float] | None) -> None:
+    """Write a checkpoint again with other decision thresholds (see `save`), whole or not at all."""
+    from safetensors.torch import load_file
+
+    stored = {**read_header(path).as_dict(), "thresholds": None if thresholds is None else list(thresholds)}
+    write_tensors(Path(path), load_file(path), {"tilekit": json.dumps(_checked(path, stored).as_dict())})
+
+
 def _checked(path: str | os.PathLike[str], stored: dict[str, Any]) -> Header:
     try:
         return Header.of(stored)

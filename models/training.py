@@ -74,13 +74,6 @@ class Job:
     """That read patches."""
 
 
-def new_network(seed: int, **config: Any) -> UNet:
-    """A U-Net of this configuration whose first weights depend on `seed` alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return UNet(**config)
-
-
 def train(
     network: UNet,
     job: Job,
@@ -88,17 +81,19 @@ def train(
     *,
     resume: bool = False,
     report: Callable[[dict[str, Any]], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Progress:
     """Train `network` in place, on `device`; where torchrun started several processes, with all of them.
 
     report(row) after each validation: step, loss, learning rate, score, figures, patches per second, share of the time
-    spent waiting for patches. RunError where the loss is no longer finite: says the step and the patches.
+    spent waiting for patches. progress("train", steps done, steps in all) after each step. RunError where the loss is
+    no longer finite: says the step and the patches.
     """
     others = [device] if device.type == "cuda" else []
     with parallel.processes() as (rank, world), torch.random.fork_rng(devices=others):
         if device.type == "cpu":
             torch.set_num_threads(max(1, available_cores() // world))
-        run = _Run(network, job, device, rank, world, report)
+        run = _Run(network, job, device, rank, world, report, progress)
         if resume:
             run.progress = read_state(run.path(STATE), network, run.average, run.optimizer, run.arguments)
         run.loop()
@@ -109,12 +104,18 @@ class _Run:
     """The state between two steps."""
 
     def __init__(
-        self, network: UNet, job: Job, device: torch.device, rank: int, world: int, report: Callable[..., None] | None
+        self,
+        network: UNet,
+        job: Job,
+        device: torch.device,
+        rank: int,
+        world: int,
+        report: Callable[[dict[str, Any]], None] | None,
+        show: Callable[[str, int, int], None] | None,
     ) -> None:
         keep_memory()
-        self.job, self.recipe, self.device, self.rank, self.world, self.report = (
-            job, job.recipe, device, rank, world, report,
-        )  # fmt: skip
+        self.job, self.recipe, self.device, self.rank, self.world = job, job.recipe, device, rank, world
+        self.report, self.show = report, show
         reach = receptive.reach(network.architecture.layers)
         if job.recipe.side % reach.stride:
             raise InputError(f"side is {job.recipe.side} pixels, must be a multiple of the stride {reach.stride}")
@@ -142,6 +143,8 @@ class _Run:
 
     def loop(self) -> None:
         """From the step reached to the last, or to an early stop."""
+        if self.is_over:
+            return
         n = self.recipe.batch * self.recipe.accumulate
         items = range(self.rank * n, (self.rank + 1) * n)
         self.clock = Clock()
@@ -151,6 +154,8 @@ class _Run:
             for patches in self.clock.waiting(source):
                 pending.append((self.progress.step, self.update(patches), patches))
                 self.progress.step += 1
+                if self.show and self.rank == 0:
+                    self.show("train", self.progress.step, self.recipe.steps)
                 is_due = self.progress.step % self.recipe.every == 0 or self.progress.step == self.recipe.steps
                 if is_due or self.device.type == "cpu" or len(pending) == CHECK_STEPS:
                     self.check(pending)
@@ -220,6 +225,11 @@ class _Run:
             with self.clock.paused():
                 self.validate()
         self.progress.stale = int(parallel.shared(self.progress.stale))
+        return self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        """True where no validation has been better for too long."""
         return bool(self.recipe.patience and self.progress.stale >= self.recipe.patience)
 
     def validate(self) -> None:

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from models import load
 from models.augment import Augmentation
 from models.recipe import PRESETS, Recipe
-from models.training import BEST, LAST, STATE, Job, Validation, new_network, train
+from models.starting import new_network
+from models.training import BEST, LAST, STATE, Job, Validation, train
 from models.unet import UNet
 from tests.models.disks import ArraySample, disks
 from tilekit.errors import InputError, RunError
