@@ -45,8 +45,13 @@ class Config(Parameters):
     training: Training = Training()
     validation: Validation = Validation()
     output: Output = Output()
-    folder: Path = Field(Path(), exclude=True)
-    """Folder of the TOML, to which the paths in it are relative; no key of it."""
+    file: Path = Field(default=Path("config.toml"), exclude=True)
+    """The TOML itself; no key of it."""
+
+    @property
+    def folder(self) -> Path:
+        """To which the paths in it are relative."""
+        return self.file.parent
 
     def path(self, text: str) -> Path:
         """A path of the TOML."""
@@ -55,7 +60,7 @@ class Config(Parameters):
 
 def sections() -> dict[str, type[Section]]:
     """The sections by name, in order."""
-    return {name: type(field.default) for name, field in Config.model_fields.items() if name != "folder"}
+    return {name: type(field.default) for name, field in Config.model_fields.items() if name != "file"}
 
 
 def read_config(path: str | Path) -> Config:
@@ -75,7 +80,7 @@ def read_config(path: str | Path) -> Config:
         if not isinstance(section, dict):
             raise InputError(f"{path}: {name} = {_show(section)} stands alone; write a section [{name}] with keys")
     try:
-        return Config(folder=path.absolute().parent, **values)
+        return Config(file=path.absolute(), **values)
     except ValidationError as error:
         raise InputError(f"{path}: {_complaint(error, values)}") from None
 

@@ -66,6 +66,16 @@ class Data(Section):
         parse_map(text)
         return text
 
+    @model_validator(mode="after")
+    def _has_names_for_all(self) -> Data:
+        names = self.class_names or ()
+        if names and self.kind == "ids" and len(names) != 2:
+            raise ValueError(f"class_names has {len(names)}, ids have two classes: background and object; name these")
+        targets = [target for target in (self.mapping or {}).values() if target not in (None, self.void_value)]
+        if names and self.kind == "classes" and max(targets, default=0) >= len(names):
+            raise ValueError(f"map = {self.map!r} means class {max(targets)}, class_names has {len(names)}; name all")
+        return self
+
     @property
     def mapping(self) -> dict[int, int | None] | None:
         """`map`, read."""

@@ -50,7 +50,7 @@ def test_paths_are_those_of_the_tomls_folder(tmp_path: Path) -> None:
         ("[data]\nkind = 'x'", r'\[data\] kind = "x": must be one of ids, classes'),
         ("[data]\nkid = 'ids'", r"\[data\] has no key kid; did you mean kind\?"),
         ("[dta]", r"has no section \[dta\]; did you mean data\?"),
-        ("folder = 'x'", r"has no section \[folder\]; there are data, split"),
+        ("file = 'x'", r"has no section \[file\]; there are data, split"),
         ("data = 3", r"data = 3 stands alone; write a section \[data\]"),
         ("a\n[data]", r"is no TOML \(.*line 1.*\); correct it"),
         ("[patches]\nside = 0", r"\[patches\] side = 0: must be a whole number at least 1 and at most 16384"),
