@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,16 @@ def _in_folder(folder: Path, out: Path, parameters: SegmentParameters) -> Iterat
 
 
 def _in_csv(path: Path, out: Path, parameters: SegmentParameters) -> Iterator[Item]:
-    """Rows of a CSV with a header; paths are relative to its folder, outputs to `out`."""
+    """Rows of a CSV; paths are relative to its folder, outputs to `out`."""
+    for where, row in read_csv(path, ("image",), ("out", *OVERRIDES)):
+        image = path.parent / row["image"]
+        place = out / row["out"] if row.get("out") else _out_of(image, out)
+        yield Item(image, place, _parameters_of(row, path.parent, parameters, where))
+
+
+def read_csv(path: Path, needed: Sequence[str], others: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a CSV with a header, each with its place in words; refuses one without the columns that are needed,
+    or with any but these."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -113,25 +122,19 @@ def _in_csv(path: Path, out: Path, parameters: SegmentParameters) -> Iterator[It
         raise InputError(f"{path}: is no text in UTF-8; save it as CSV UTF-8") from None
     reader = csv.DictReader(io.StringIO(text), restkey="", strict=True)
     try:
-        yield from _items_of(reader, path, out, parameters)
+        header = reader.fieldnames or []
+        if not set(needed) <= set(header) <= {*needed, *others} or len(set(header)) < len(header):
+            raise InputError(
+                f"{path}: its columns are {', '.join(header)}; give {' and '.join(needed)} and, of "
+                f"{', '.join(others)}, any"
+            )
+        for row in reader:
+            where = f"{path} line {reader.line_num}"
+            if "" in row or not all(row[name] for name in needed) or None in row.values():
+                raise InputError(f"{where}: does not fit the {len(header)} columns of the header; correct it")
+            yield where, row
     except csv.Error as error:
         raise InputError(f"{path}: is no CSV after line {reader.line_num} ({error}); correct it") from None
-
-
-def _items_of(reader: csv.DictReader[str], path: Path, out: Path, parameters: SegmentParameters) -> Iterator[Item]:
-    columns = ("image", "out", *OVERRIDES)
-    header = reader.fieldnames or []
-    if "image" not in header or not set(header) <= set(columns) or len(set(header)) < len(header):
-        raise InputError(
-            f"{path}: its columns are {', '.join(header)}; give image and, of {', '.join(columns[1:])}, any"
-        )
-    for row in reader:
-        where = f"{path} line {reader.line_num}"
-        if "" in row or not row["image"] or None in row.values():
-            raise InputError(f"{where}: does not fit the {len(header)} columns of the header; correct it")
-        image = path.parent / row["image"]
-        place = out / row["out"] if row.get("out") else _out_of(image, out)
-        yield Item(image, place, _parameters_of(row, path.parent, parameters, where))
 
 
 def _parameters_of(row: dict[str, str], folder: Path, common: SegmentParameters, where: str) -> SegmentParameters:

@@ -1,4 +1,4 @@
-"""Areas of a GeoJSON file, in pixels: a pixel is inside where its center is. Rows and columns are absolute, so that
+"""Areas of a vector file, in pixels: a pixel is inside where its center is. Rows and columns are absolute, so that
 every box of an image shows the same."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import isfinite
+from math import ceil, floor, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from tilekit.errors import InputError
 
 Points = NDArray[np.float64]
 Project = Callable[[Points], Points]
+Feature = tuple[list[list[Points]], dict[str, Any]]
+"""The rings of each polygon of a feature, and its properties."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,14 @@ class Polygon:
         np.bitwise_xor.at(flips, (row - top, column - left), 1)
         inside |= np.bitwise_xor.accumulate(flips, axis=1)[:, :-1].astype(bool)
 
+    def paint(self, out: NDArray[Any], box: Box, value: int) -> None:
+        """Write a value on the pixels of a box (y, x) whose centers are inside."""
+        around = Box((floor(self.low[0]), floor(self.low[1])), (ceil(self.high[0]), ceil(self.high[1])))
+        part = around.intersect(box)
+        inside = np.zeros(part.shape, bool)
+        self.draw(inside, part)
+        out[part.relative_to(box).slices][inside] = value
+
 
 @dataclass(frozen=True, eq=False)
 class Polygons:
@@ -91,20 +101,41 @@ def is_geojson(path: Path) -> bool:
 def read_geojson(path: Path, project: Callable[[str | None, Points], Project]) -> Polygons:
     """The polygons of a file, by `project(CRS that the file names, corners of all points)` into pixels (x, y)."""
     data = path.read_bytes()
+    crs, features = parse_geojson(data, path)
+    rings = [polygon for polygons, _ in features for polygon in polygons]
+    to_pixels = project(crs, corners_of(rings, path))
+    polygons = tuple(Polygon.of([to_pixels(ring) for ring in polygon]) for polygon in rings)
+    return Polygons(polygons, {"path": str(path.absolute()), "sha256": hashlib.sha256(data).hexdigest()})
+
+
+def parse_geojson(data: bytes, path: Path) -> tuple[str | None, list[Feature]]:
+    """The CRS that a GeoJSON file names, if any, and its features; a list of features, as QuPath writes, is one too."""
     try:
         document = json.loads(data)
-        rings = [[_points(ring) for ring in polygon] for polygon in _polygons(document)]
-        crs = document.get("crs")
-        named = None if crs is None else str(crs["properties"]["name"])
+        parts = document if isinstance(document, list) else _features(document)
+        features = [(_rings(part), part.get("properties") or {}) for part in parts]
+        crs = document.get("crs") if isinstance(document, dict) else None
+        return None if crs is None else str(crs["properties"]["name"]), features
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: is no GeoJSON of polygons ({_reason(error)}); export polygons") from None
-    rings = [polygon for polygon in rings if polygon]
+
+
+def corners_of(rings: list[list[Points]], path: Path) -> Points:
+    """Lowest and highest x, y of all polygons; refuses a file without any."""
     if not rings:
         raise InputError(f"{path}: holds no polygon; export at least one")
     every = np.concatenate([ring for polygon in rings for ring in polygon])
-    to_pixels = project(named, np.stack([every.min(0), every.max(0)]))
-    polygons = tuple(Polygon.of([to_pixels(ring) for ring in polygon]) for polygon in rings)
-    return Polygons(polygons, {"path": str(path.absolute()), "sha256": hashlib.sha256(data).hexdigest()})
+    return np.stack([every.min(0), every.max(0)])
+
+
+def _features(document: dict[str, Any]) -> list[Any]:
+    return document["features"] if document["type"] == "FeatureCollection" else [document]
+
+
+def _rings(part: dict[str, Any]) -> list[list[Points]]:
+    """The rings of each polygon of a GeoJSON object."""
+    rings = [[_points(ring) for ring in polygon] for polygon in _polygons(part)]
+    return [polygon for polygon in rings if polygon]
 
 
 def _polygons(document: dict[str, Any]) -> Iterator[list[Any]]:

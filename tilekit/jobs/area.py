@@ -62,7 +62,7 @@ def open_area(mask: str | None, source: Source) -> Area | None:
         return None
     path = Path(mask).expanduser()
     if is_geojson(path):
-        areas = read_geojson(path, lambda crs, corners: _projection(path, source, crs, corners))
+        areas = read_geojson(path, lambda crs, corners: projection(path, source, crs, corners))
         if not areas.meet(Box.whole(source.shape[-2:])):
             raise InputError(
                 f"{path}: none of its {len(areas.polygons)} areas lies in {source.name}; check coordinates and CRS"
@@ -83,7 +83,7 @@ def _covers(own: Pair, shape: Pair) -> bool:
     return my <= ny and mx <= nx and (abs(my * nx - mx * ny) < max(nx, ny) if own != shape else True)
 
 
-def _projection(path: Path, source: Source, crs: str | None, corners: Points) -> Project:
+def projection(path: Path, source: Source, crs: str | None, corners: Points) -> Project:
     """From the coordinates (x, y) of a file to pixels: by the CRS that it names, by longitude and latitude where they
     can be those, else by the image's own; an image without CRS is told of in pixels."""
     place = source.georeference

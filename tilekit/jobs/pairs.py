@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,13 +58,13 @@ def list_pairs(predictions: Sequence[Any], truth: Any, kind: str) -> list[Pair]:
     InputError where a folder lacks a file of the other's, shapes differ, or pixels are no labels.
     """
     given = [*predictions, truth]
-    are_folders = [_is_folder(item) for item in given]
+    are_folders = [is_folder(item) for item in given]
     if not any(are_folders):
         return [_open_pair(_name_of(predictions[0]), predictions, truth, kind)]
     if not all(are_folders):
         single, folder = given[are_folders.index(False)], given[are_folders.index(True)]
         raise InputError(f"{single}: is one image and {folder} a folder of them; give images, or folders, alone")
-    listed = [_maps_in(Path(folder)) for folder in given]
+    listed = [maps_in(Path(folder)) for folder in given]
     names = sorted(listed[-1])
     for folder, found in zip(given, listed, strict=True):
         for other, wanted in zip(given, listed, strict=True):
@@ -75,24 +75,30 @@ def list_pairs(predictions: Sequence[Any], truth: Any, kind: str) -> list[Pair]:
     return [_open_pair(name, [found[name] for found in listed[:-1]], listed[-1][name], kind) for name in names]
 
 
-def _is_folder(item: Any) -> bool:
+def is_folder(item: Any) -> bool:
+    """True for a folder that is no Zarr store."""
     if not isinstance(item, str | Path):
         return False
     path = Path(item).expanduser()
     return path.is_dir() and not any((path / document).exists() for document in ZARR_DOCUMENTS)
 
 
-def _maps_in(folder: Path) -> dict[str, Path]:
-    """Label maps of a folder by their name without its ending."""
+def maps_in(folder: Path, left_out: Collection[str] = NO_MAPS) -> dict[str, Path]:
+    """Label maps of a folder by their name without its ending; not files with the endings that are left out."""
     found: dict[str, Path] = {}
     for path in sorted(folder.expanduser().iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() in NO_MAPS or _is_folder(path):
+        if path.name.startswith(".") or path.suffix.lower() in left_out or is_folder(path):
             continue
-        name = path.with_suffix("").name.removesuffix(".ome")
+        name = stem(path)
         if name in found:
             raise InputError(f"{folder}: {found[name].name} and {path.name} have one name; keep one of them")
         found[name] = path
     return found
+
+
+def stem(path: Path) -> str:
+    """The name of a file or store without .tif, .ome.tif, .zarr and the like."""
+    return path.with_suffix("").name.removesuffix(".ome")
 
 
 def _name_of(item: Any) -> str:
@@ -115,12 +121,12 @@ def _open_pair(name: str, predictions: Sequence[Any], truth: Any, kind: str) -> 
 def _open(item: Any, kind: str) -> Source:
     if isinstance(item, Source):
         return item
-    if isinstance(item, str | Path) and (inner := _labels_in(Path(item).expanduser(), kind)):
+    if isinstance(item, str | Path) and (inner := labels_in(Path(item).expanduser(), kind)):
         item = inner
     return open_image(item, as_labels=True)
 
 
-def _labels_in(store: Path, kind: str) -> Path | None:
+def labels_in(store: Path, kind: str) -> Path | None:
     """The label map inside an output of tilekit; None where the path is a label map itself."""
     place = store / "labels" / ("objects" if kind == "ids" else "classes")
     return place if any((place / document).exists() for document in ZARR_DOCUMENTS) else None
