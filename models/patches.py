@@ -22,6 +22,9 @@ from models.sample import Sample
 from tilekit.box import Box
 from tilekit.errors import InputError
 
+LISTS = {"uniform": "known", "class": "class:", "weight": "weight"}
+"""Which lists of centers a recipe's `choose` draws from; of several, from each equally often."""
+
 
 @dataclass(frozen=True, slots=True)
 class Patch:
@@ -75,21 +78,17 @@ class Reader:
         return Patch(sample.name, center, warp, *map(torch.from_numpy, (image, truth, weights)))
 
     def _choose(self, generator: np.random.Generator) -> tuple[Sample, tuple[int, int]]:
-        """A sample and a center in it: by area, or among the centers of one class or by weight."""
-        if self.recipe.choose == "uniform":
-            areas = np.array([np.prod(s.box.shape, dtype=float) for s in self.samples])
-            sample = self.samples[int(generator.choice(len(areas), p=areas / areas.sum()))]
-            y, x = (int(generator.integers(a, b)) for a, b in zip(sample.box.start, sample.box.stop, strict=True))
-            return sample, (y, x)
-        kinds = sorted({k for s in self.samples for k, v in s.centers.items() if len(v)})
-        kinds = [k for k in kinds if k.startswith(self.recipe.choose)]
+        """A sample and a center in it, drawn evenly from one of the lists of centers that all samples share."""
+        known = {kind for sample in self.samples for kind, places in sample.centers.items() if len(places)}
+        kinds = sorted(kind for kind in known if kind.startswith(LISTS[self.recipe.choose]))
         if not kinds:
-            raise InputError(f"no image has pixels to choose by {self.recipe.choose}; choose uniformly")
+            raise InputError(f"no image has a known pixel to choose by {self.recipe.choose}; choose otherwise")
         kind = kinds[int(generator.integers(len(kinds)))]
-        having = [s for s in self.samples if len(s.centers.get(kind, ()))]
-        sample = having[int(generator.integers(len(having)))]
-        centers = sample.centers[kind]
-        y, x = (int(v) for v in centers[int(generator.integers(len(centers)))])
+        starts = np.cumsum([0, *(len(sample.centers.get(kind, ())) for sample in self.samples)])
+        number = int(generator.integers(starts[-1]))
+        which = int(np.searchsorted(starts, number, side="right")) - 1
+        sample = self.samples[which]
+        y, x = (int(v) for v in sample.centers[kind][number - starts[which]])
         return sample, (y, x)
 
 

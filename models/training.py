@@ -80,14 +80,14 @@ def train(
     device: torch.device,
     *,
     resume: bool = False,
-    report: Callable[[dict[str, Any]], None] | None = None,
+    report: Callable[[list[dict[str, Any]]], None] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Progress:
     """Train `network` in place, on `device`; where torchrun started several processes, with all of them.
 
-    report(row) after each validation: step, loss, learning rate, score, figures, patches per second, share of the time
-    spent waiting for patches. progress("train", steps done, steps in all) after each step. RunError where the loss is
-    no longer finite: says the step and the patches.
+    report(rows) after each validation, a row for each so far: step, loss, learning rate, score, figures, patches per
+    second, share of the time spent waiting for patches. progress("train", steps done, steps in all) after each step.
+    RunError where the loss is no longer finite: says the step and the patches.
     """
     others = [device] if device.type == "cuda" else []
     with parallel.processes() as (rank, world), torch.random.fork_rng(devices=others):
@@ -110,7 +110,7 @@ class _Run:
         device: torch.device,
         rank: int,
         world: int,
-        report: Callable[[dict[str, Any]], None] | None,
+        report: Callable[[list[dict[str, Any]]], None] | None,
         show: Callable[[str, int, int], None] | None,
     ) -> None:
         keep_memory()
@@ -256,7 +256,7 @@ class _Run:
         progress.rows.append(row)
         self.store()
         if self.report:
-            self.report(row)
+            self.report(progress.rows)
 
     def averaged(self) -> UNet:
         """The network to be validated and kept: the moving average where there is one."""

@@ -50,6 +50,7 @@ def disks(seed: int, side: int = 96, n: int = 6) -> ArraySample:
         inside |= (y - cy) ** 2 + (x - cx) ** 2 < r**2
     pixels = (60 + 80 * inside + generator.normal(0, 12, inside.shape)).clip(0, 255).astype(np.uint8)
     centers = {f"class:{k}": np.argwhere(inside == bool(k)) for k in (0, 1)}
+    centers["known"] = np.argwhere(np.ones_like(inside))
     return ArraySample(
         f"disks {seed}", pixels[None], inside.astype(np.uint8), np.ones(inside.shape, np.float32), centers
     )
