@@ -80,13 +80,19 @@ def _listed(place: Path, left_out: set[str]) -> dict[str, Path]:
 
 def _with_groups(pattern: str) -> re.Pattern[str]:
     """A glob as a regular expression that captures what its wildcards stand for."""
-    wild = {"**/": "((?:.*/)?)", "**": "(.*)", "*": "([^/]*)", "?": "([^/])"}
     parts = re.split(_WILDCARDS, pattern)
-    texts = [
-        wild.get(part) or f"({part.replace('[!', '[^', 1)})" if i % 2 else re.escape(part)
-        for i, part in enumerate(parts)
-    ]
-    return re.compile("".join(texts), re.DOTALL)
+    return re.compile("".join(_captured(part) if i % 2 else re.escape(part) for i, part in enumerate(parts)), re.DOTALL)
+
+
+def _captured(wildcard: str) -> str:
+    simple = {"**/": "((?:.*/)?)", "**": "(.*)", "*": "([^/]*)", "?": "([^/])"}
+    if wildcard in simple:
+        return simple[wildcard]
+    letters = wildcard[1:-1]
+    if len(letters) == 1:  # one that glob.escape wrote
+        return re.escape(letters)
+    start = "([^" if letters.startswith("!") else "(["
+    return start + "".join(c if c == "-" else re.escape(c) for c in letters.removeprefix("!")) + "])"
 
 
 def _check_all(names: dict[str, Path], others: dict[str, Path], complaint: str, place: Path) -> None:

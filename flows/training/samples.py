@@ -81,6 +81,10 @@ class Kept:
                 self.arrays[name] = make()
             return self.arrays[name]
 
+    def truth_alone(self) -> Kept:
+        """Without what depends on the whole training part."""
+        return Kept({name: self.arrays[name] for name in ("classes", "labels") if name in self.arrays})
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSample:
@@ -138,7 +142,7 @@ class ImageSample:
             image=replace(self.image, fill=tuple(fill)),
             weighing=replace(self.weighing, of_classes=tuple(of_classes)),
             centers=centers,
-            kept=None if self.kept is None else Kept({k: v for k, v in self.kept.arrays.items() if k == "labels"}),
+            kept=None if self.kept is None else self.kept.truth_alone(),
         )
 
     def _part(self, name: str, read: Callable[[Box], Array], box: Box) -> Array:

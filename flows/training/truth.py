@@ -81,8 +81,7 @@ class Shapes:
     def meets(self, box: Box) -> Array:
         """True for each polygon whose extent meets the box."""
         low, high = self.extents[:, 0], self.extents[:, 1]
-        meeting: Array = np.logical_and(low < box.stop, high > box.start)
-        return meeting.all(1)
+        return np.asarray(np.logical_and(low < box.stop, high > box.start).all(1))
 
 
 @dataclass(frozen=True, slots=True)
