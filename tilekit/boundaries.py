@@ -34,8 +34,11 @@ CIRCLE = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))
 """Neighbors in the order of the bits of `compiled_scores.neighborhood`."""
 
 
-def count_slice(prediction: Array, truth: Array) -> Counts:
-    """The sums of one slice: probabilities of the inside in [0, 1], and a truth that is nonzero inside, both (y, x)."""
+def count_slice(prediction: Array, truth: Array, *, is_warped: bool = True) -> Counts:
+    """The sums of one slice: probabilities of the inside in [0, 1], and a truth that is nonzero inside, both (y, x).
+
+    Warping takes most of the time, the more of it the worse the prediction; without it what it counts is 0.
+    """
     if prediction.shape != truth.shape or prediction.ndim != 2:
         raise ValueError(f"prediction is {prediction.shape}, truth {truth.shape}: must be one (y, x)")
     inside = (truth > 0).astype(np.uint8)
@@ -46,7 +49,7 @@ def count_slice(prediction: Array, truth: Array) -> Counts:
     for threshold in THRESHOLDS[: 1 if is_binary else None]:
         cut = (prediction > threshold).astype(np.uint8)
         found = count_objects(count_overlaps(label(cut), objects))
-        warped = warp(inside, cut, np.abs(prediction - threshold))
+        warped = warp(inside, cut, np.abs(prediction - threshold)) if is_warped else cut
         row = [inside.size, ((prediction - inside) ** 2).sum()]
         row += [(inside & cut).sum(), inside.sum(), cut.sum()]
         row += [found.isbi_both, found.isbi_truth, found.isbi_prediction]

@@ -24,7 +24,7 @@ CARD = "card.md"
 SIDE = 512
 """Largest side in pixels of a sample overlay."""
 SHOWN = ("miou", "iou", "pixel_accuracy", "dice", "seg", "ap", "ap_by_image", "f1", "panoptic_quality", "rand_isbi2012",
-         "v_rand_thin", "pixel_error", "warping_error")  # fmt: skip
+         "v_rand_thin", "pixel_error")  # fmt: skip
 
 
 def draw_overlays(folder: Path, samples: Sequence[ImageSample], stores: Sequence[Path], n: int) -> list[Path]:

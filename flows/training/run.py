@@ -33,7 +33,7 @@ from tilekit.errors import InputError, RunError
 OnRow = Callable[[list[dict[str, Any]], list[Path]], None]
 Show = Callable[[dict[str, Any], list[Path]], None]
 WORK, OVERLAYS = "work", "overlays"
-FIGURES = ("miou", "pixel_accuracy", "seg", "ap_by_image", "v_rand_thin", "pixel_error")
+FIGURES = ("miou", "pixel_accuracy", "seg", "ap_by_image", "rand_isbi2012", "v_rand_thin", "pixel_error")
 """Scores that the curves have."""
 
 

@@ -146,7 +146,8 @@ def _score(
             pooled["rand_isbi2012"] = object_scores(rand)["rand_isbi2012"]
         else:
             slices = [_slice(sample, store) for sample, store in zip(samples, stores, strict=True)]
-            pooled |= boundary_scores(sum(slices[1:], start=slices[0]))
+            scores = boundary_scores(sum(slices[1:], start=slices[0]))
+            pooled |= {name: scores[name] for name in ("rand_isbi2012", "v_rand_thin", "pixel_error")}
         value = 1 - pooled["rand_isbi2012"]
     else:
         value = pooled["miou"]
@@ -182,7 +183,7 @@ def _objects(
 def _slice(sample: ImageSample, store: Path) -> NDArray[np.float64]:
     """The sums of one slice whose class 0 is the membrane, of stored probabilities."""
     inside = 1 - stored_probabilities(store, sample.box)[0]
-    return count_slice(inside.astype(np.float64), sample.truth(sample.box) > 0)
+    return count_slice(inside.astype(np.float64), sample.truth(sample.box) > 0, is_warped=False)
 
 
 def _rand(sample: ImageSample, inside: NDArray[np.bool]) -> ObjectCounts:
