@@ -180,7 +180,7 @@ def _check_finite(pixels: NDArray[Any], sample: ImageSample, box: Box) -> None:
         c, y, x = (int(i[0]) for i in np.nonzero(wrong))
         way_out = "set [data] nodata = nan to leave such out" if nodata is None else "correct the file"
         raise InputError(
-            f"{sample.name}: {np.count_nonzero(wrong)} pixels are NaN or infinite, one at y {box.start[0] + y}, x "
+            f"{sample.name}: {np.count_nonzero(wrong)} values are NaN or infinite, one at y {box.start[0] + y}, x "
             f"{box.start[1] + x} of channel {sample.image.channels[c]}; {way_out}"
         )
 
