@@ -38,10 +38,10 @@ def publish(result: dict[str, Any], pictures: list[Path]) -> None:
     create_table_artifact(key="evaluate-scores", table=[*rows[-1:], *rows[:-1]][:MAX_ROWS], description="Scores")
     if not pictures:
         return
-    shown = "\n\n".join(f"{path.name}\n\n![{path.stem}]({_data_url(path)})" for path in pictures)
+    shown = "\n\n".join(f"{path.name}\n\n![{path.stem}]({data_url(path)})" for path in pictures)
     create_markdown_artifact(key="evaluate-pictures", markdown=shown, description="prediction | truth | mistakes")
 
 
-def _data_url(path: Path) -> str:
+def data_url(path: Path) -> str:
     kind = "image/svg+xml" if path.suffix == ".svg" else "image/png"
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

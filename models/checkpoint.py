@@ -19,6 +19,8 @@ from models.header import FORMAT_VERSION, Header
 from tilekit.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from models.unet import UNet
 
 MAX_HEADER_BYTES = 16 << 20
@@ -42,8 +44,9 @@ def save(
     class_names: one per class; None: "background", "class 1", ... normalization: {"kind": "range"} (None), "none",
     {"kind": "mean_std", "mean": [...], "std": [...]} or {"kind": "percentile", "low": [...], "high": [...]}, per
     channel in raw units. head: "softmax" or "sigmoid"; None: softmax, or sigmoid where the network has one channel.
-    thresholds: per sigmoid channel, None: 0.5. pixel_size: micrometres (y, x) of the training images. InputError where
-    these do not fit the network, or a weight is not finite.
+    thresholds: per sigmoid channel, None: 0.5; or t per softmax class, the class being that of the largest p / t, None:
+    the likeliest. pixel_size: micrometres (y, x) of the training images. InputError where these do not fit the network,
+    or a weight is not finite.
     """
     config = net.config
     head = head or ("sigmoid" if config["n_classes"] == 1 else "softmax")
@@ -62,6 +65,14 @@ def save(
     _write(net, Path(path), _checked(path, stored))
 
 
+def set_thresholds(path: str | os.PathLike[str], thresholds: Sequence[float] | None) -> None:
+    """Write a checkpoint again with other decision thresholds (see `save`), whole or not at all."""
+    from safetensors.torch import load_file
+
+    stored = {**read_header(path).as_dict(), "thresholds": None if thresholds is None else list(thresholds)}
+    write_tensors(Path(path), load_file(path), {"tilekit": json.dumps(_checked(path, stored).as_dict())})
+
+
 def _checked(path: str | os.PathLike[str], stored: dict[str, Any]) -> Header:
     try:
         return Header.of(stored)
@@ -71,7 +82,6 @@ def _checked(path: str | os.PathLike[str], stored: dict[str, Any]) -> Header:
 
 def _write(net: UNet, path: Path, header: Header) -> None:
     import torch
-    from safetensors.torch import save_file
 
     shapes = header.config.parameter_shapes
     tensors = {name: t.detach().float().contiguous().cpu() for name, t in net.state_dict().items() if name in shapes}
@@ -79,11 +89,18 @@ def _write(net: UNet, path: Path, header: Header) -> None:
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{path}: {name} is not finite; training diverged, save an earlier state")
+    write_tensors(path, tensors, {"tilekit": json.dumps(header.as_dict())})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file that appears whole or not at all."""
+    from safetensors.torch import save_file
+
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
     try:
-        save_file(tensors, temporary, metadata={"tilekit": json.dumps(header.as_dict())})
+        save_file(tensors, temporary, metadata=metadata)
         os.chmod(temporary, 0o666 & ~_umask())
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())

@@ -38,17 +38,18 @@ class Opened:
     """Of weights and activations."""
 
 
-_opened: dict[tuple[str, str, str, str], Opened] = {}
+_opened: dict[tuple[str, str, str], tuple[str, Opened]] = {}
+"""By path, device and precision: digest and network, the last state of each file alone."""
 _lock = Lock()
 
 
 def opened(path: str, digest: str, device: str, precision: str, header: Header) -> Opened:
     """The network of this file on this device, opened once per process; InputError where the file has changed."""
-    key = (path, digest, device, precision)
+    key = (path, device, precision)
     with _lock:
-        if key not in _opened:
-            _opened[key] = _open(path, digest, device, precision, header)
-        return _opened[key]
+        if key not in _opened or _opened[key][0] != digest:
+            _opened[key] = digest, _open(path, digest, device, precision, header)
+        return _opened[key][1]
 
 
 def _open(path: str, digest: str, device: str, precision: str, header: Header) -> Opened:
@@ -156,6 +157,8 @@ def classes(logits: Tensor, header: Header) -> Tensor:
     """Class ids (b, y, x) uint8 of logits (b, channels, y, x); ties go to the lower id."""
     if header.head == "sigmoid":
         return _classes_over_thresholds(logits, header.thresholds)
+    if header.thresholds:  # the largest p / t is the largest log p - log t, and log p is the logit less one sum for all
+        logits = logits.float() - torch.tensor(header.thresholds, device=logits.device).log().view(-1, 1, 1)
     if logits.shape[1] == 2:
         return torch.gt(logits[:, 1], logits[:, 0]).view(torch.uint8)
     return logits.argmax(1).to(torch.uint8)  # a running maximum takes 3 times as long at 20 classes

@@ -29,7 +29,8 @@ class Header:
     head: str
     """softmax: channels are classes 0..k-1; sigmoid: channels are classes 1..k, each with its threshold."""
     thresholds: tuple[float, ...]
-    """Per sigmoid channel, the probability above which its class holds; empty for softmax."""
+    """Per sigmoid channel, the probability above which its class holds. Per softmax class t: the class is that of the
+    largest p / t, so that of two classes (1 - t, t) the second holds above t; empty: the likeliest."""
     pixel_size: tuple[float, float] | None
     """Micrometres (y, x) of the images it was trained on; None where unknown."""
     channel_names: tuple[str, ...] | None
@@ -85,22 +86,21 @@ def _check_keys(stored: dict[str, Any]) -> None:
 
 
 def _head(head: object, thresholds: object, n_channels: int) -> tuple[str, tuple[float, ...]]:
-    if head not in HEADS:
+    if not isinstance(head, str) or head not in HEADS:
         raise ValueError(f"head is {head!r}, must be one of {', '.join(HEADS)}")
     if head == "softmax":
         if n_channels < 2:
             raise ValueError("a softmax head over 1 channel is always class 0; use head='sigmoid'")
-        if thresholds is not None:
-            raise ValueError("thresholds are for a sigmoid head; leave them out for softmax")
-        return "softmax", ()
-    if n_channels > 253:
+        if thresholds is None:
+            return "softmax", ()
+    if n_channels > 253 and head == "sigmoid":
         raise ValueError(f"a sigmoid head of {n_channels} channels and background exceeds 254 classes")
     given = [0.5] * n_channels if thresholds is None else thresholds
     if not isinstance(given, (list, tuple)) or len(given) != n_channels:
         raise ValueError(f"thresholds are {given!r}, the network has {n_channels} channels; give one per channel")
     if not all(_is_number(t) and 0 < t < 1 for t in given):
         raise ValueError(f"thresholds are {given!r}, must lie between 0 and 1")
-    return "sigmoid", tuple(float(t) for t in given)
+    return head, tuple(float(t) for t in given)
 
 
 def _names(what: str, names: object, n: int) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from tilekit.box import Box
 
 
 class Sample(Protocol):
-    """One annotated image, or a part of one. Boxes (y, x) are the image's own, and may reach outside it: mirrored there.
+    """One annotated image, or a part of one, by boxes (y, x) of the image that may reach outside it: mirrored there.
 
     Read from several threads at once.
     """
@@ -25,7 +25,9 @@ class Sample(Protocol):
 
     @property
     def centers(self) -> Mapping[str, NDArray[np.int64]]:
-        """Positions (n, 2) inside `box`, drawn once: by "class:K" evenly among the class's pixels, by "weight"."""
+        """Positions (n, 2) inside `box`, drawn once: "known" evenly among all pixels that are not void, "class:K" among
+        those of a class, "weight" by their weight. Those of all samples together are one list of its name.
+        """
 
     def read(self, box: Box) -> NDArray[Any]:
         """Raw values (c, y, x)."""

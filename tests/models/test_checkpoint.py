@@ -153,7 +153,7 @@ def test_missing_files_and_directories_are_refused(tmp_path):
         ({"normalization": {"kind": "percentile", "low": [2], "high": [1]}}, "scale that is not above 0"),
         ({"normalization": {"kind": "percentile", "low": [float("nan")], "high": [1]}}, "must hold finite numbers"),
         ({"head": "tree"}, "head is 'tree', must be one of softmax, sigmoid"),
-        ({"thresholds": [0.5]}, "thresholds are for a sigmoid head"),
+        ({"thresholds": [0.5]}, "the network has 2 channels; give one per channel"),
         ({"pixel_size": [0, 1]}, "pixel_size is \\[0, 1\\], must be two micrometres above 0"),
         ({"config": {"base": 4, "depth": 1}}, r"has shape .*, its architecture \(4,\)"),
         ({"config": {"base": 2, "depth": 2}}, "lacks tensor"),

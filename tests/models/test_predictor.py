@@ -147,6 +147,20 @@ def test_one_sigmoid_channel_is_two_classes_by_threshold():
     torch.testing.assert_close(p.sum(1), torch.ones(1, 1, 5))
 
 
+@pytest.mark.parametrize("thresholds", [[0.7, 0.3], [0.2, 0.5, 0.4]])
+def test_softmax_thresholds_weigh_the_classes(thresholds):
+    k = len(thresholds)
+    names = [f"class {i}" for i in range(k)]
+    h = header(config={"n_classes": k}, class_names=names, thresholds=thresholds)
+    logits = torch.randn(2, k, 40, 50, generator=torch.Generator().manual_seed(k)) * 2
+    p = torch.softmax(logits.double(), 1).numpy()
+    expected = (p / np.array(thresholds).reshape(-1, 1, 1)).argmax(1)
+    assert np.array_equal(classes(logits, h).numpy(), expected)
+    assert (expected != p.argmax(1)).any()
+    if k == 2:
+        assert np.array_equal(expected, p[:, 1] > 0.3)
+
+
 def test_several_sigmoid_channels_are_classes_from_1_over_their_thresholds():
     h = header(config={"n_classes": 2}, class_names=["none", "a", "b"], head="sigmoid", thresholds=[0.5, 0.9])
     logits = torch.tensor([[-1.0, 1.0, 1.0, 1.0, -1.0], [-2.0, 0.0, 2.0, 3.0, 2.0]]).reshape(1, 2, 1, 5)
