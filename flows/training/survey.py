@@ -155,12 +155,15 @@ def _count(sample: ImageSample, index: int, *, is_train: bool, config: Config) -
             if config.weights.kind == "unet":
                 border = draw_border(np.where(classes == 0, sample.border(box), 0), box, index, generator)
                 draws += [border] if border else []
+    if not sample.plane:
+        sample.close()
     return _Counted(tuple(stats), pixels, None if ids is None else len(ids - {0}), tuple(draws))
 
 
 def _statistics(sample: ImageSample, box: Box) -> list[ChannelStats]:
     """Of each channel in a box; refuses values that no network can take."""
-    image, source = sample.image, sample.image.source
+    image, _ = sample.opened()
+    source = image.source
     has_alpha = source.alpha is not None and source.alpha not in image.channels
     channels = (*image.channels, source.alpha) if has_alpha and source.alpha is not None else image.channels
     pixels = read_channels(source, channels, sample.plane, box)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,8 @@ def test_objects_of_a_stack_too_large_for_memory_are_labelled_once_with_all_its_
     examples, _ = list_examples(config)
     samples = open_samples([(e, e.box) for e in examples], config, tmp_path / "scratch")
     assert len(list((tmp_path / "scratch").iterdir())) == 1
+    again = open_samples([(e, e.box) for e in examples], config, tmp_path / "scratch")
+    np.testing.assert_array_equal(again[1].objects(again[1].box), samples[1].objects(samples[1].box))
     for sample, plane in zip(samples, classes, strict=True):
         ids, n = label(plane, np.ones((3, 3)))
         found = sample.objects(sample.box)
@@ -204,3 +207,20 @@ def test_a_picture_with_alpha_is_void_where_it_is_clear(tmp_path: Path, is_kept:
     sample = opened(tmp_path)
     void = image[..., 1] == 0
     np.testing.assert_array_equal(sample.truth(sample.box) == VOID, void)
+
+
+def test_no_more_files_are_open_than_a_process_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for k in range(20):
+        write_pair(tmp_path, f"a{k}", noise((10, 10), k), blobs((10, 10), 2, k))
+    monkeypatch.setattr(module, "MOST_OPEN", 6)
+    monkeypatch.setattr(module, "KEPT_BYTES", 0)
+    config = configured(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    examples, _ = list_examples(config)
+    assert len(os.listdir("/proc/self/fd")) == before
+    samples = open_samples([(e, e.box) for e in examples], config, tmp_path)
+    for sample, example in zip(samples, examples, strict=True):
+        k = int(example.name[1:])
+        np.testing.assert_array_equal(sample.read(sample.box)[0], noise((10, 10), k))
+        np.testing.assert_array_equal(sample.truth(sample.box), ridged(blobs((10, 10), 2, k)) > 0)
+    assert len(os.listdir("/proc/self/fd")) <= before + 6
