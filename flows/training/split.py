@@ -129,7 +129,7 @@ def _check_disjoint(named: Mapping[str, Collection[Any] | None], word: str) -> N
 
 
 def _take(ordered: Sequence[Any], named: Mapping[str, Collection[Any] | None], rules: Split) -> dict[str, list[Any]]:
-    """Those that a part lists; of the others the last ones, by its share of all, at least one; training gets the rest."""
+    """Those that a part lists; of the others the last ones, by its share of all, one at least; the rest is training."""
     taken = {part: [x for x in ordered if x in (named[part] or ())] for part in PARTS}
     rest = [x for x in ordered if not any(x in part for part in taken.values())]
     sharing = [part for part in PARTS[1:] if _share(rules, part)]
