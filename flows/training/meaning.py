@@ -69,14 +69,13 @@ class Meaning:
 
     def _refusal(self, values: Array, name: str) -> InputError:
         """Why these values mean nothing, and what to do."""
-        listed = ", ".join(map(str, values[:8].tolist())) + (", ..." if len(values) > 8 else "")
-        some = f"value{'s' if len(values) > 1 else ''} {listed}"
+        some = ", ".join(map(str, values[:8].tolist())) + (", ..." if len(values) > 8 else "")
+        holds = f"{name}: the truth holds {some}"
         if self.kind == "ids":
-            return InputError(f"{name}: {some} of the truth is no object id, which are 0 or more; add -1=void to map")
+            return InputError(f"{holds}, object ids are 0 or more; add {values[0]}=void to [data] map")
         if self.mapping is not None:
-            return InputError(f"{name}: {some} of the truth has no entry in [data] map; add {values[0]}=CLASS or =void")
+            way_out = f"add {values[0]}=CLASS or {values[0]}=void"
+            return InputError(f"{holds}, which [data] map does not cover; {way_out}")
         named = " as class_names has them" if self.n_classes else ""
-        return InputError(
-            f"{name}: {some} of the truth is no class, which are 0 to {self._limit - 1}{named}; say what it means in "
-            "[data] map, or name the class"
-        )
+        way_out = "say what it means in [data] map, or name the class"
+        return InputError(f"{holds}, classes are 0 to {self._limit - 1}{named}; {way_out}")

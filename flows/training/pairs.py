@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -65,7 +66,10 @@ def list_examples(config: Config) -> tuple[list[Example], tuple[str, ...] | None
     titles = _titles(files)
     for pair, title in zip(files, titles, strict=True):
         image = _open_image(pair.image, data)
-        examples += _planes(pair, title, image, vectors.get(pair.truth), names, config)
+        found = list(_planes(pair, title, image, vectors.get(pair.truth), names, config))
+        for source in {image.source, *(e.truth.source for e in found if isinstance(e.truth, LabelMap))}:
+            source.close()  # there may be more than files can be open
+        examples += found
     _check_alike(examples)
     return examples, names
 
@@ -92,9 +96,11 @@ def _titles(files: Sequence[FilePair]) -> list[str]:
     paths = [pair.image.absolute() for pair in files]
     common = os.path.commonpath([path.parent for path in paths])
     titles = [path.relative_to(common).with_name(name).as_posix() for path, name in zip(paths, stems, strict=True)]
-    for title in titles:
-        if titles.count(title) > 1:
-            raise InputError(f"{files[titles.index(title)].image}: the image {title} is listed twice; leave one out")
+    title, n = Counter(titles).most_common(1)[0]
+    if n > 1:
+        raise InputError(
+            f"{files[titles.index(title)].image}: {n} images are called {title}; rename them, or leave all but one out"
+        )
     return titles
 
 

@@ -27,7 +27,7 @@ from tilekit.components import find_runs, paint
 from tilekit.jobs.input import Input, show
 from tilekit.mirror import read_mirrored
 from tilekit.predictor import VOID
-from tilekit.sources import open_image
+from tilekit.sources import Source, open_image
 from tilekit.weights import border_weights, reach, ridge
 
 Array = NDArray[Any]
@@ -36,6 +36,8 @@ KEPT_BYTES = 64 << 20
 """A sample of no more decoded bytes is kept in memory ..."""
 ALL_KEPT_BYTES = 4 << 30
 """... as long as all of them together have no more than this."""
+MOST_OPEN = 64
+"""Files that are open at a time; of a picture, this is its decoded pixels."""
 BYTES_OF_TRUTH = 9
 """Classes, weights and ids of a pixel in memory."""
 
@@ -87,6 +89,23 @@ class Kept:
 
 
 @dataclass(frozen=True, eq=False)
+class OpenFiles:
+    """Files that were read last; the others are closed, as there may be more than can be open."""
+
+    last: dict[int, Source] = field(default_factory=dict)
+    lock: Any = field(default_factory=threading.Lock)
+
+    def use(self, sources: Sequence[Source]) -> None:
+        """These are about to be read."""
+        with self.lock:
+            for source in sources:
+                self.last.pop(id(source), None)
+                self.last[id(source)] = source
+            while len(self.last) > MOST_OPEN:
+                self.last.pop(next(iter(self.last))).close()
+
+
+@dataclass(frozen=True, eq=False)
 class ImageSample:
     """A box of a plane with its truth; fulfils models.sample.Sample."""
 
@@ -98,6 +117,8 @@ class ImageSample:
     weighing: Weighing
     connectivity: int
     """Of the objects of a class map that is kept in memory."""
+    files: OpenFiles
+    """Of all samples."""
     labelled: LabelMap | None = None
     """The objects of a class map that is not."""
     centers: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
@@ -153,8 +174,25 @@ class ImageSample:
         y, x = box.slices
         return whole[..., y, x].copy()
 
+    def opened(self) -> tuple[Input, Truth]:
+        """Image and truth, about to be read."""
+        self.files.use(self.sources)
+        return self.image, self.known
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The files that are read."""
+        maps = [m.source for m in (self.known, self.labelled) if isinstance(m, LabelMap)]
+        return (self.image.source, *maps)
+
+    def close(self) -> None:
+        """Let go of the files; the next read opens them again."""
+        for source in self.sources:
+            source.close()
+
     def _pixels(self, box: Box) -> Array:
-        return self.image.read(self.plane, box)
+        image, _ = self.opened()
+        return image.read(self.plane, box)
 
     def _within(self, read: Callable[[Box], Array], box: Box, rim: int, dtype: np.dtype[Any], other: int) -> Array:
         """`read` of the part of a box that is in `self.box`, seen with a rim of pixels that are, too; else `other`."""
@@ -178,13 +216,14 @@ class ImageSample:
 
     def _known(self, box: Box) -> Array:
         """Ids or classes as the truth has them, UNKNOWN too where the image shows nothing."""
-        values = self.known.read(box)
-        valid = self.image.valid(self.plane, box)
+        image, known = self.opened()
+        values, valid = known.read(box), image.valid(self.plane, box)
         return values if valid is None else np.where(valid, values, UNKNOWN)
 
     def _ids(self, box: Box) -> Array:
         """Ids, 0 for none."""
-        ids = self.known.objects(box)
+        _, known = self.opened()
+        ids = known.objects(box)
         if ids is None and self.labelled is not None:
             ids = self.labelled.objects(box)
         elif ids is None:
@@ -195,7 +234,8 @@ class ImageSample:
 
     def _label(self) -> Array:
         """The components of the whole plane's classes."""
-        classes = self.known.read(Box.whole(self.shape)).astype(np.uint8)  # UNKNOWN becomes VOID
+        _, known = self.opened()
+        classes = known.read(Box.whole(self.shape)).astype(np.uint8)  # UNKNOWN becomes VOID
         runs = find_runs(classes, self.connectivity, VOID)
         ids = np.zeros(classes.shape, np.int32)
         paint(runs, np.arange(len(runs.first) + 1, dtype=np.int32), ids)
@@ -222,7 +262,7 @@ def open_samples(pieces: Sequence[tuple[Example, Box]], config: Config, scratch:
     Where the border term of class maps is asked for that are too large for memory, their objects are labelled in Zarr
     below `scratch`, once.
     """
-    samples, held = [], 0
+    samples, held, files = [], 0, OpenFiles()
     for example, box in pieces:
         n_bytes = _decoded_bytes(example.image)
         is_kept = n_bytes <= KEPT_BYTES and held + n_bytes <= ALL_KEPT_BYTES
@@ -240,6 +280,7 @@ def open_samples(pieces: Sequence[tuple[Example, Box]], config: Config, scratch:
                 known=truth,
                 weighing=weighing,
                 connectivity=config.data.connectivity,
+                files=files,
                 labelled=labelled,
                 kept=Kept() if is_kept else None,
             )

@@ -129,13 +129,15 @@ def _check_disjoint(named: Mapping[str, Collection[Any] | None], word: str) -> N
 
 
 def _take(ordered: Sequence[Any], named: Mapping[str, Collection[Any] | None], rules: Split) -> dict[str, list[Any]]:
-    """Those that a part lists; of the others the last ones, by its share of all; training gets the rest."""
+    """Those that a part lists; of the others the last ones, by its share of all, one at least; the rest is training."""
     taken = {part: [x for x in ordered if x in (named[part] or ())] for part in PARTS}
     rest = [x for x in ordered if not any(x in part for part in taken.values())]
-    for part in reversed(PARTS[1:]):
-        if share := _share(rules, part):
-            n = max(len(rest) - max(1, round(share * len(ordered))), 0)
-            taken[part], rest = rest[n:], rest[:n]
+    sharing = [part for part in PARTS[1:] if _share(rules, part)]
+    while sharing:
+        part = sharing.pop()
+        left = len(sharing) + (named["train"] is None)  # parts that need one, too
+        n = max(1, min(round(_share(rules, part) * len(ordered)), len(rest) - left))
+        taken[part], rest = rest[-n:], rest[:-n]
     if named["train"] is None:
         taken["train"] = rest
     return taken

@@ -155,12 +155,15 @@ def _count(sample: ImageSample, index: int, *, is_train: bool, config: Config) -
             if config.weights.kind == "unet":
                 border = draw_border(np.where(classes == 0, sample.border(box), 0), box, index, generator)
                 draws += [border] if border else []
+    if not sample.plane:
+        sample.close()
     return _Counted(tuple(stats), pixels, None if ids is None else len(ids - {0}), tuple(draws))
 
 
 def _statistics(sample: ImageSample, box: Box) -> list[ChannelStats]:
     """Of each channel in a box; refuses values that no network can take."""
-    image, source = sample.image, sample.image.source
+    image, _ = sample.opened()
+    source = image.source
     has_alpha = source.alpha is not None and source.alpha not in image.channels
     channels = (*image.channels, source.alpha) if has_alpha and source.alpha is not None else image.channels
     pixels = read_channels(source, channels, sample.plane, box)
@@ -180,7 +183,7 @@ def _check_finite(pixels: NDArray[Any], sample: ImageSample, box: Box) -> None:
         c, y, x = (int(i[0]) for i in np.nonzero(wrong))
         way_out = "set [data] nodata = nan to leave such out" if nodata is None else "correct the file"
         raise InputError(
-            f"{sample.name}: {np.count_nonzero(wrong)} pixels are NaN or infinite, one at y {box.start[0] + y}, x "
+            f"{sample.name}: {np.count_nonzero(wrong)} values are NaN or infinite, one at y {box.start[0] + y}, x "
             f"{box.start[1] + x} of channel {sample.image.channels[c]}; {way_out}"
         )
 

@@ -21,7 +21,6 @@ from tilekit.jobs.input import read_channels
 from tilekit.jobs.pairs import labels_in
 from tilekit.polygons import Feature, Polygon, corners_of, parse_geojson
 from tilekit.sources import Source, open_image
-from tilekit.sources.source import Reader
 
 Array = NDArray[Any]
 
@@ -136,7 +135,8 @@ class VectorFile:
             return number
         if kind is None:
             return 1
-        value = names.index(kind) if kind in names else int(kind) if str(kind).isdecimal() else len(names)
+        known, told = [name.casefold() for name in names], str(kind).casefold()
+        value = known.index(told) if told in known else int(told) if told.isdecimal() else len(names)
         if not 0 <= value < len(names):
             raise InputError(
                 f"{self.path}: feature {number} is {kind!r}, the classes are {', '.join(names)}; name it there"
@@ -196,25 +196,23 @@ def label_channel(source: Source) -> int:
 class MeantReader:
     """Reads a label map as classes that `label_objects` takes: uint8, without an axis of channels."""
 
-    reader: Reader
+    source: Source
     meaning: Meaning
     channel: int
     axis: int
     """Of the channels; -1 where there is none."""
-    name: str
 
     def read(self, box: Box) -> Array:
         start, stop = list(box.start), list(box.stop)
         if self.axis >= 0:
             start.insert(self.axis, self.channel)
             stop.insert(self.axis, self.channel + 1)
-        pixels = self.reader.read(Box(tuple(start), tuple(stop))).reshape(box.shape)
-        return self.meaning.read(pixels, self.name).astype(np.uint8)  # UNKNOWN becomes 255
+        pixels = self.source.read(Box(tuple(start), tuple(stop))).reshape(box.shape)
+        return self.meaning.read(pixels, self.source.name).astype(np.uint8)  # UNKNOWN becomes 255
 
 
 def as_classes(source: Source, channel: int, meaning: Meaning) -> Source:
     """A label map as a map of classes, all planes of it; not to be pickled."""
-    assert source.reader is not None
     axis = source.axes.find("c")
     return replace(
         source,
@@ -227,5 +225,5 @@ def as_classes(source: Source, channel: int, meaning: Meaning) -> Source:
         alpha=None,
         channel_names=None,
         fingerprint={**source.fingerprint, "channel": channel, "meaning": repr(meaning)},
-        reader=MeantReader(source.reader, meaning, channel, axis, source.name),
+        reader=MeantReader(source, meaning, channel, axis),
     )

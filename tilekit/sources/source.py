@@ -116,7 +116,7 @@ class Source:
     georeference: Georeference | None = None
     """CRS and transform of this level; None where the file has neither."""
     reader: Reader | None = field(default=None, repr=False)
-    """Open file; None after pickling until the first read."""
+    """Open file; None after pickling or `close` until the next read."""
 
     def read(self, box: Box | Sequence[slice | tuple[int, int]]) -> NDArray[Any]:
         """Exactly this box as a C-contiguous array of `dtype`; leading axes that it leaves out are taken whole.
@@ -130,6 +130,12 @@ class Source:
             return np.empty(inside.shape, self.dtype)
         pixels = (self.reader or self._open_again()).read(inside)
         return np.ascontiguousarray(pixels, self.dtype).reshape(inside.shape)
+
+    def close(self) -> None:
+        """Let go of the open file, and of what is decoded of it; the next read opens it again."""
+        object.__setattr__(self, "reader", None)
+        if self.mask is not None:
+            self.mask.close()
 
     def _open_again(self) -> Reader:
         again = self.reference.open()

@@ -38,19 +38,19 @@ def test_values_mean_what_the_map_says_and_void_is_unknown() -> None:
 @pytest.mark.parametrize(
     ("values", "data", "told"),
     [
-        ([0, -1], {}, "value -1 of the truth is no object id, which are 0 or more; add -1=void to map"),
+        ([0, -1], {}, "the truth holds -1, object ids are 0 or more; add -1=void to .data. map"),
         (
             [0, 3, 9],
             {"kind": "classes", "map": "0=0"},
-            r"values 3, 9 of the truth has no entry in \[data\] map; add 3=",
+            r"the truth holds 3, 9, which \[data\] map does not cover; add 3=",
         ),
         (
             [0, 2],
             {"kind": "classes", "class_names": ("a", "b")},
-            "value 2 .* no class, which are 0 to 1 as class_names",
+            "the truth holds 2, classes are 0 to 1 as class_names",
         ),
-        ([0, 254], {"kind": "classes"}, "value 254 of the truth is no class, which are 0 to 253; say what it means"),
-        (list(range(300)), {"kind": "classes", "map": "0=0"}, r"values 1, 2, 3, 4, 5, 6, 7, 8, \.\.\. of the truth"),
+        ([0, 254], {"kind": "classes"}, "the truth holds 254, classes are 0 to 253; say what it means"),
+        (list(range(300)), {"kind": "classes", "map": "0=0"}, r"the truth holds 1, 2, 3, 4, 5, 6, 7, 8, \.\.\., which"),
     ],
 )
 def test_a_value_that_means_nothing_is_refused(values: list[int], data: dict[str, Any], told: str) -> None:
