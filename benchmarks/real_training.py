@@ -104,12 +104,12 @@ by = "column"
 [weights]
 kind = "class"
 [network]
-base = 16
+base = 8
 depth = 4
-dropout = 0.2
+dropout = 0.0
 [patches]
 side = 256
-batch = 1
+batch = 2
 [validation]
 every = 600
 """
