@@ -210,13 +210,15 @@ class _Run:
             value = float(loss)
             if not math.isfinite(value):
                 where = "; ".join(map(str, patches[:4]))
-                raise RunError(
-                    f"{self.job.folder}: training diverged, the loss is {value} at step {step + 1} of "
-                    f"{self.recipe.steps} ({where}); lower learning_rate {self.recipe.learning_rate:g}, or look at "
-                    "those places"
-                )
+                raise self.divergence(f"the loss is {value} at step {step + 1} of {self.recipe.steps} ({where})")
             self.progress.add_loss(value)
         pending.clear()
+
+    def divergence(self, what: str) -> RunError:
+        rate = self.recipe.learning_rate
+        return RunError(
+            f"{self.job.folder}: training diverged, {what}; lower learning_rate {rate:g}, or look at the data"
+        )
 
     def is_over_after_validation(self) -> bool:
         """Save, validate, keep the best and the state; True where training shall stop here."""
@@ -233,8 +235,11 @@ class _Run:
         return bool(self.recipe.patience and self.progress.stale >= self.recipe.patience)
 
     def validate(self) -> None:
-        progress, last = self.progress, self.path(LAST)
-        save(self.averaged(), last, **self.job.description)
+        progress, last, network = self.progress, self.path(LAST), self.averaged()
+        for name, tensor in network.state_dict().items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise self.divergence(f"{name} is not finite after step {progress.step} of {self.recipe.steps}")
+        save(network, last, **self.job.description)
         threads = torch.get_num_threads()
         found = self.job.validate(last, progress.step) if self.job.validate else Validation(math.nan)
         torch.set_num_threads(threads)  # a predictor leaves one

@@ -29,6 +29,7 @@ from models.compute import choose_device
 from models.training import BEST, STATE, Job, Validation, train
 from tilekit.engine import Progress, no_progress
 from tilekit.errors import InputError, RunError
+from tilekit.run import open_runner
 
 OnRow = Callable[[list[dict[str, Any]], list[Path]], None]
 Show = Callable[[dict[str, Any], list[Path]], None]
@@ -91,6 +92,8 @@ def train_file(
     pictures. Raises InputError for bad input before anything is trained, RunError where training diverges.
     """
     call = step or (lambda function, *arguments: function(*arguments))
+    if options.scheduler:
+        return call(train_on_cluster, config, options)  # type: ignore[no-any-return]
     started = time.perf_counter()
     prepared: Prepared = call(check, config, options, progress)
     if prepared.config.training.devices > 1:
@@ -102,6 +105,25 @@ def train_file(
     if show:
         show(result, pictures)
     return result  # type: ignore[no-any-return]
+
+
+def train_on_cluster(config: str | Path, options: Options) -> dict[str, Any]:
+    """Train as one task on a worker of a cluster, which sees the same paths; where it dies, another goes on."""
+    settings = read_config(config)
+    _check_folder(settings.path(settings.output.folder), options)
+    with open_runner(0, options.scheduler, options.tls) as runner:
+        (outcome,) = runner.run(train_remotely, (str(Path(config).absolute()), options), [0])
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.receipt  # type: ignore[no-any-return]
+
+
+def train_remotely(_: int, task: tuple[str, Options]) -> dict[str, Any]:
+    """What the worker does: start, or go on with what another worker began."""
+    path, options = task
+    settings = read_config(path)
+    begun = (settings.path(settings.output.folder) / STATE).exists()
+    return train_file(path, Options(resume=begun, init_from=options.init_from))
 
 
 def check(config: str | Path, options: Options = DEFAULTS, progress: Progress = no_progress) -> Prepared:
