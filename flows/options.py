@@ -13,7 +13,9 @@ Images = Annotated[
         metavar="IMAGE", help="An image, or several: a folder, a quoted glob ('*.tif'), a CSV with a column image."
     ),
 ]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint of tilekit, .safetensors.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Checkpoint of tilekit, .safetensors, or a starter: nuclei, axons.")
+]
 Out = Annotated[str, typer.Argument(metavar="OUT.zarr", help="Output.")]
 Outs = Annotated[str, typer.Argument(metavar="OUT.zarr", help="Output; of several images, a folder for their stores.")]
 Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]

@@ -15,6 +15,7 @@ from models import receptive
 from models.architecture import UNetConfig
 from models.checkpoint import read_header
 from models.header import Header
+from models.starters import locate
 from tilekit.errors import InputError
 from tilekit.tiling import Halo
 
@@ -30,6 +31,8 @@ _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
 def load(path: str | os.PathLike[str], device: str = "auto", precision: Precision = "float32") -> Predictor:
     """A predictor for a checkpoint, without importing torch; InputError (one line, names the file) where it is none.
 
+    path: of the file, or the name of a starter model (models.starters).
+
     device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ... precision: "bfloat16" is 1.8 to 2 times as
     fast and changes about one class in a thousand, so it is no longer exact.
     """
@@ -37,7 +40,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", precision: Precisio
         raise InputError(f"precision {precision!r} is unknown; use {' or '.join(_ELEMENT_BYTES)}")
     if device.split(":")[0] not in ("auto", "cpu", "cuda"):
         raise InputError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N")
-    path = os.path.abspath(path)
+    path = os.path.abspath(locate(path))
     header = read_header(path)
     return Predictor(path, _digest(path), device, precision, header)
 

@@ -26,6 +26,7 @@ from flows.training.thresholds import decide, tune
 from models.augment import Augmentation
 from models.checkpoint import read_header, set_thresholds
 from models.compute import choose_device
+from models.starters import locate, starters
 from models.training import BEST, STATE, Job, Validation, train
 from tilekit.engine import Progress, no_progress
 from tilekit.errors import InputError, RunError
@@ -136,9 +137,17 @@ def check(config: str | Path, options: Options = DEFAULTS, progress: Progress = 
         raise InputError(f"{config}: [validation] score {v.score} is of objects, but [data] kind is classes; take miou")
     _check_folder(folder, options)
     recipe_of(settings)
-    init = Path(options.init_from) if options.init_from else training.init and settings.path(training.init)
-    found = survey(settings, halo_of(settings, init or None), folder / WORK, progress)
-    return Prepared(settings, folder, found, scoring, init or None)
+    init = _init(settings, options)
+    found = survey(settings, halo_of(settings, init), folder / WORK, progress)
+    return Prepared(settings, folder, found, scoring, init)
+
+
+def _init(config: Config, options: Options) -> Path | None:
+    """The model to start from: of the command line, or of the configuration, whose paths are relative to it."""
+    if options.init_from:
+        return locate(options.init_from)
+    name = config.training.init
+    return None if name is None else locate(name) if name in starters() else config.path(name)
 
 
 def _check_folder(folder: Path, options: Options) -> None:

@@ -1,0 +1,23 @@
+"""Starter models: small networks in the package, each with its card, to try or to train further."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "data"
+
+
+def starters() -> list[str]:
+    """Their names.
+
+    >>> "nuclei" in starters()
+    True
+    """
+    return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
+
+
+def locate(model: str | os.PathLike[str]) -> Path:
+    """The file of a model: the path as it is, or a starter's where it is the name of one and there is no such file."""
+    path = Path(model)
+    return FOLDER / f"{model}.safetensors" if str(model) in starters() and not path.exists() else path
