@@ -27,8 +27,8 @@ W0, SIGMA = 10.0, 5.0
 """The paper's."""
 TOLERANCE = 1e-6
 """What the border term may lack: no more than float32 rounds off a weight of 10."""
-MAX_REACH = 1 << 14
-"""Pixels beyond which squared distances would not fit their type."""
+MAX_REACH = 1 << 11
+"""Pixels up to which squared distances are whole numbers of float32."""
 
 
 def reach(sigma: float = SIGMA, w0: float = W0, tolerance: float = TOLERANCE) -> int:
