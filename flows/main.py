@@ -26,6 +26,7 @@ from flows.options import (
 )
 from flows.runs import ingest, label, plan, segment
 from flows.terminal import print_facts, progress_bars
+from flows.weigh_command import weigh
 from tilekit import __version__
 from tilekit.errors import InputError, RunError
 
@@ -84,6 +85,7 @@ app.command()(ingest)
 app.command()(plan)
 app.command()(segment)
 app.command()(label)
+app.command()(weigh)
 app.command()(evaluate)
 
 
