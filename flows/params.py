@@ -165,7 +165,7 @@ class SegmentParameters(ClusterParameters, ImageParameters):
         return self.preview or (5 if self.preview_only else 0)
 
 
-def checked(kind: type[Any], **values: Any) -> Any:
+def checked(kind: type[Any], /, **values: Any) -> Any:
     """Parameters from options; a value that does not fit is refused in one line that names it."""
     try:
         return kind(**values)

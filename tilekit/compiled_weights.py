@@ -177,7 +177,7 @@ def _weigh_segment(
         out[i] = inside if first[i] == 0 else background
     for i in range(n):
         if second[i] > 0:
-            total = math.sqrt(first[i]) + math.sqrt(second[i])
+            total = math.sqrt(np.float64(first[i])) + math.sqrt(np.float64(second[i]))
             if total <= cut:
                 out[i] += w0 * math.exp(-total * total / (2 * sigma * sigma))
 
