@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 import tilekit
 from tests.oracle_weights import naive_weights
+from tests.oracles import PlainFilter, structured_image
 from tests.test_label import whole_image
 from tilekit.errors import InputError
 from tilekit.sources import open_image
@@ -243,3 +244,28 @@ def test_outputs_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "colors.tif", np.zeros((8, 8, 3), np.uint8), photometric="rgb")
     with pytest.raises(InputError, match="has axes cyx, a label map has no channels"):
         tilekit.weight_map(tmp_path / "colors.tif", tmp_path / "other.zarr")
+
+
+def test_labels_of_a_store_that_changed_are_refused_or_weighed_anew(tmp_path: Path) -> None:
+    store, out = tmp_path / "store.zarr", tmp_path / "o.zarr"
+    for kept in (1, 100):
+        classes = MAPS["blobs apart"].astype(bool).astype(np.uint8)
+        tilekit.label_objects(classes, store, block=64, min_size=kept, overwrite=True)
+        if kept == 100:
+            with pytest.raises(InputError, match=r"labels\.written was"):
+                tilekit.weight_map(store, out, block=64)
+        tilekit.weight_map(store, out, block=64, overwrite=True)
+
+
+def test_a_class_map_that_changed_is_refused_or_weighed_anew(tmp_path: Path) -> None:
+    image, store, out = structured_image((150, 150), np.uint8), tmp_path / "store.zarr", tmp_path / "o.zarr"
+    np.save(tmp_path / "image.npy", image)
+    for rows in (70, 150):
+        tilekit.predict(tmp_path / "image.npy", PlainFilter(), store, block=32, tile=32, box=[(0, rows), (0, 150)])
+        if rows == 150:
+            with pytest.raises(InputError, match=r"labels\.written was"):
+                tilekit.weight_map(store, out, kind="classes", block=32)
+        found = weighed(store, out, kind="classes", block=32, overwrite=True)
+        classes = zarr.open_array(str(store / "labels/classes/0"), mode="r")[:]
+        expected = naive_weights(whole_image(classes, 8), void=classes == 255)
+        np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)

@@ -24,8 +24,10 @@ from tilekit.box import Box
 from tilekit.engine import Progress, Receipt, Report, Stage, execute, no_progress
 from tilekit.errors import InputError
 from tilekit.jobs.finding import new_finding
+from tilekit.jobs.ingest import STAGE as INGEST
 from tilekit.jobs.ingest import reachable
 from tilekit.jobs.label import OBJECTS, label_unless_done
+from tilekit.jobs.numbering import STAGE as LABEL
 from tilekit.jobs.output import (
     Pyramid,
     check_disk,
@@ -42,7 +44,8 @@ from tilekit.jobs.output import (
 )
 from tilekit.jobs.pairs import open_labels
 from tilekit.jobs.predict import CLASSES
-from tilekit.ledger import Ledger, Summary, mark_started
+from tilekit.jobs.predict import STAGE as PREDICT
+from tilekit.ledger import Ledger, Summary, mark_started, written_digest
 from tilekit.predictor import VOID
 from tilekit.run import Runner
 from tilekit.sources import Source, open_image
@@ -208,7 +211,7 @@ def weigh_labels(
     check_output(out, overwrite=overwrite, stage=STAGE)
     pyramid = weight_pyramid(source, out, block, options.dtype)
     check_disk(out, math.prod(source.shape) * np.dtype(options.dtype).itemsize * 4 // 3)
-    facts = {k: v for k, v in source.fingerprint.items() if k != "path"}
+    facts = _facts(source)
     asked = {"labels": facts, "kind": kind, "void": source.nodata, "block": block, "tolerance": TOLERANCE}
     arguments = {**asked, **asdict(options)}
     started = time.perf_counter()
@@ -236,6 +239,15 @@ def weigh_labels(
         "seconds": round(time.perf_counter() - started, 3),
         "output": str(out),
     }
+
+
+def _facts(source: Source) -> dict[str, Any]:
+    """Facts that change when the labels do; of labels that tilekit wrote, every block."""
+    facts = {k: v for k, v in source.fingerprint.items() if k != "path"}
+    place = Path(where) if isinstance(where := source.reference.source, str) else Path()
+    writer = {OBJECTS: LABEL, CLASSES: PREDICT}.get("/".join(place.parts[-2:]))
+    written = written_digest(place.parent.parent, writer) if writer else written_digest(place, INGEST)
+    return {**facts, "written": written} if written else facts
 
 
 def check_labels(labels: Any, source: Source, out: Path, kind: str, void: int | None) -> None:
