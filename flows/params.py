@@ -108,6 +108,29 @@ class LabelParameters(ClusterParameters):
     """Label anew where labels of other arguments exist."""
 
 
+class WeighParameters(ClusterParameters):
+    """Options of `weigh`."""
+
+    w0: Annotated[float, Field(ge=0)] = 10.0
+    """Weight of the border term, at its largest."""
+    sigma: Annotated[float, Field(gt=0)] = 5.0
+    """Its reach in pixels: standard deviation over the two nearest objects' distances together."""
+    ridge: bool = True
+    """Pixels of an object beside another one become background first."""
+    kind: Literal["ids", "classes"] = "ids"
+    """What the labels are: ids of objects, or classes, whose objects are labeled first."""
+    void: int | None = None
+    """Value of the labels that weighs nothing; unset: what the file says, and 255 of classes."""
+    class_weights: str | None = None
+    """Weights of background and object, such as 0.6,2.5, of a whole training set; unset: balanced in this map."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Type of the weights."""
+    block: Annotated[int, Field(ge=1)] = 4096
+    """Side of what one task reads and writes, in pixels; changes no weight."""
+    overwrite: bool = False
+    """Start over where the output exists."""
+
+
 class SegmentParameters(ClusterParameters, ImageParameters):
     """Options of `segment`."""
 
@@ -142,7 +165,7 @@ class SegmentParameters(ClusterParameters, ImageParameters):
         return self.preview or (5 if self.preview_only else 0)
 
 
-def checked(kind: type[Any], **values: Any) -> Any:
+def checked(kind: type[Any], /, **values: Any) -> Any:
     """Parameters from options; a value that does not fit is refused in one line that names it."""
     try:
         return kind(**values)
@@ -198,6 +221,21 @@ def parse_pixel_size(text: str | None) -> tuple[float, float] | None:
     assert y is not None
     assert x is not None
     return y, x
+
+
+def parse_pair(text: str | None) -> tuple[float, float] | None:
+    """Two numbers.
+
+    >>> parse_pair("0.6, 2.5")
+    (0.6, 2.5)
+    """
+    if text is None:
+        return None
+    try:
+        background, inside = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--class-weights {text}: are two numbers, background's and object's, like 0.6,2.5") from None
+    return background, inside
 
 
 def parse_box(text: str | None) -> Box | None:

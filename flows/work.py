@@ -11,8 +11,10 @@ from flows.params import (
     IngestParameters,
     LabelParameters,
     SegmentParameters,
+    WeighParameters,
     parse_box,
     parse_bytes,
+    parse_pair,
 )
 from models import load
 from tilekit.engine import Progress, no_progress
@@ -21,6 +23,7 @@ from tilekit.jobs.ingest import ingest_image
 from tilekit.jobs.label import label_image, label_stage, open_classes
 from tilekit.jobs.output import as_source
 from tilekit.jobs.segment import Job, Options, prepare, run_stages
+from tilekit.jobs.weigh import WeighOptions, weigh_labels
 from tilekit.predictor import Predictor
 from tilekit.run import Runner, available_cores, open_runner
 from tilekit.sources import Source
@@ -61,6 +64,18 @@ def label_file(
     with open_runner(workers if workers > 1 or p.workers else 0, p.scheduler, p.tls) as runner:
         asked = {"connectivity", "min_size", "fill_holes", "split", "block", "polygons", "overwrite"}
         return label_image(source, store, runner, progress=progress, **p.model_dump(include=asked))
+
+
+def weigh_file(
+    labels: str | Path, out: str | Path, parameters: WeighParameters, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """The weight map of a label map."""
+    p = parameters
+    options = WeighOptions(p.w0, p.sigma, p.ridge, parse_pair(p.class_weights), p.dtype)
+    workers = available_cores() if p.workers is None else p.workers
+    with open_runner(workers if workers > 1 or p.workers else 0, p.scheduler, p.tls) as runner:
+        asked = {"kind", "void", "block", "overwrite"}
+        return weigh_labels(labels, Path(out), runner, options, progress=progress, **p.model_dump(include=asked))
 
 
 def check_nodata(source: Source, parameters: ImageParameters) -> None:

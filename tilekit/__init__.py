@@ -22,10 +22,11 @@ __all__ = [
     "predict",
     "status",
     "verify",
+    "weight_map",
 ]
 
 if TYPE_CHECKING:
-    from tilekit.api import evaluate, ingest, label_objects, predict
+    from tilekit.api import evaluate, ingest, label_objects, predict, weight_map
     from tilekit.box import Box
     from tilekit.errors import InputError, RunError
     from tilekit.jobs.status import status
@@ -40,6 +41,7 @@ _HOMES = {
     "ingest": "tilekit.api",
     "label_objects": "tilekit.api",
     "predict": "tilekit.api",
+    "weight_map": "tilekit.api",
     "open_image": "tilekit.sources",
     "status": "tilekit.jobs.status",
     "verify": "tilekit.jobs.verify",

@@ -1,4 +1,4 @@
-"""The Python face: ingest, predict, evaluate; serially in this process unless workers or a scheduler are asked for."""
+"""The Python face of the jobs; serially in this process unless workers or a scheduler are asked for."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from tilekit.jobs.output import as_source
 from tilekit.jobs.pairs import list_pairs
 from tilekit.jobs.scoring import evaluate_pairs
 from tilekit.jobs.segment import Options, prepare, run_stages
+from tilekit.jobs.weigh import WeighOptions, weigh_labels
 from tilekit.predictor import Predictor
 from tilekit.run import open_runner
 from tilekit.score_files import write_scores
 from tilekit.sources import open_image
+from tilekit.weights import SIGMA, W0
 
 
 def ingest(
@@ -135,10 +137,7 @@ def label_objects(
     qupath) writes their outlines beside the table. Returns objects, unsplit, blocks, redone, seconds,
     output. Raises InputError for bad input, RunError for blocks that failed.
     """
-    if isinstance(classes, np.ndarray):
-        source = open_image(classes, axes="tzyx"[-classes.ndim :])
-    else:
-        source = classes if hasattr(classes, "fingerprint") else open_image(classes, as_labels=True)
+    source = as_source(_planes(classes), as_labels=True)
     with open_runner(workers, scheduler) as runner:
         return label_image(
             source,
@@ -153,6 +152,52 @@ def label_objects(
             overwrite=overwrite,
             progress=progress,
         )
+
+
+def weight_map(
+    ids: Any,
+    out: str | Path,
+    *,
+    w0: float = W0,
+    sigma: float = SIGMA,
+    ridge: bool = True,
+    block: int = 4096,
+    kind: str = "ids",
+    void: int | None = None,
+    class_weights: tuple[float, float] | None = None,
+    dtype: str = "float32",
+    workers: int = 0,
+    scheduler: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Write the U-Net weight map of object ids (path, integer array (..., y, x) or source) to out/0, /1, ...
+
+    w = w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2)): w_c the weight of the pixel's class, d1 and d2 a background pixel's
+    distances to the two nearest objects. `ridge`: first a pixel with another object's id in its 3 x 3 becomes
+    background. `class_weights` are those of background and object, of a whole training set; None balances them here.
+    `kind` classes: a class map, whose objects are labeled first. Pixels of value `void`, and void (255) ones of a class
+    map, weigh 0. `dtype` is float32 or float16. Definitions: docs/weights.md. Returns class_weights, halo, tolerance,
+    blocks, redone, seconds, output. Raises InputError for bad input, RunError for blocks that failed.
+    """
+    options = WeighOptions(w0, sigma, ridge, class_weights, dtype)
+    with open_runner(workers, scheduler) as runner:
+        return weigh_labels(
+            _planes(ids),
+            Path(out),
+            runner,
+            options,
+            kind=kind,
+            void=void,
+            block=block,
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+
+def _planes(labels: Any) -> Any:
+    """An array (..., y, x) of labels as a source whose leading axes are t and z; all else as it is."""
+    return open_image(labels, axes="tzyx"[-labels.ndim :]) if isinstance(labels, np.ndarray) else labels
 
 
 def evaluate(

@@ -2,6 +2,9 @@
 
 The sweep is separable and exact: of a column, no object but its two nearest can be among the two nearest of a pixel in
 another column. It is the distance transform of Saito and Toriwaki (1994), carrying two objects instead of one.
+
+Its loops run along rows, are short and have no branch, so that the processor does several pixels at once: hence so
+many of them, float32 (as wide as an id; squares are exact in it to 2^24) and values taken before they are chosen from.
 """
 
 from __future__ import annotations
@@ -15,12 +18,12 @@ from numpy.typing import NDArray
 from tilekit.compiled import compiled
 
 Array = NDArray[Any]
-NONE = 1 << 30
-"""A squared distance beyond all others."""
-NOWHERE = 1 << 29
-"""A row beyond all others."""
+NONE = np.float32(np.inf)
+"""Row and squared distance of what is not there."""
 STRIP = 64
 """Rows whose objects below are held at once."""
+SEGMENT = 256
+"""Columns that are looked at together, as far as the one that must look furthest."""
 
 
 @compiled
@@ -28,7 +31,7 @@ def ridge_pixels(padded: Array, out: Array) -> None:
     """Ids (y, x) less the pixels with another id, not 0, among their 8 neighbors; `padded` has a rim of 1 pixel."""
     for y in range(out.shape[0]):
         upper, own, lower, row = padded[y], padded[y + 1], padded[y + 2], out[y]
-        for x in range(row.size):  # without a branch, so that several pixels are done at once
+        for x in range(row.size):
             id_ = own[x + 1]
             differs = (upper[x] != id_) & (upper[x] != 0)
             differs |= (upper[x + 1] != id_) & (upper[x + 1] != 0)
@@ -50,109 +53,190 @@ def weigh_pixels(
     `levels` are the weights of background and object. The border term is left out where d1 + d2 > cut.
     """
     (top, left), (height, width) = corner, out.shape
-    far, half = max(int(cut) - 1, 0), int(cut) // 2
+    columns, far = ids.shape[1], max(int(cut) - 1, 0)
     strip = max(STRIP, far)
-    columns = ids.shape[1]
-    # Per column the nearest object and the nearest other one, and their rows: on the way down, and below each row.
-    above, above_rows = np.zeros((2, columns), ids.dtype), np.full((2, columns), -NOWHERE, np.int32)
-    below, below_rows = np.zeros((strip, 2, columns), ids.dtype), np.zeros((strip, 2, columns), np.int32)
-    # The two nearest within each column, as seen from one row; padded, so that no neighbor lies outside.
-    near, squares = np.zeros((2, columns + 2 * far), ids.dtype), np.full((2, columns + 2 * far), NONE, np.int32)
-    seen = np.zeros(columns + 2 * far + 1, np.int32)
+    above = _no_objects(ids)
+    below_ids, below_rows = np.zeros((strip, 2, columns), ids.dtype), np.zeros((strip, 2, columns), np.float32)
+    # Of each column, seen from one row: the nearest object, its squared distance and that of the next; with a rim.
+    near = np.zeros(columns + 2 * far, ids.dtype)
+    squares, others = np.full(near.size, NONE), np.full(near.size, NONE)
+    inside = slice(far, far + columns)
     for y in range(max(top - far, 0), top):
-        _pass_row(ids[y], y, above, above_rows, above, above_rows)
+        _pass_row(ids[y], y, above[0], above[1])
     for first in range(top, top + height, strip):
-        _look_below(ids, first, min(first + strip, top + height), far, below, below_rows)
-        for y in range(first, min(first + strip, top + height)):
-            _pass_row(ids[y], y, above, above_rows, above, above_rows)
-            i = y - first
-            _merge_columns(y, far, above, above_rows, below[i], below_rows[i], near, squares)
-            n_seen = 0
-            for x in range(squares.shape[1]):
-                n_seen += squares[0, x] != NONE
-                seen[x + 1] = n_seen
-            row, weights = ids[y], out[y - top]
-            for x in range(width):
-                c = left + x + far
-                if row[left + x] != 0:
-                    weights[x] = levels[1]
-                elif seen[c + half + 1] == seen[c - half]:
-                    weights[x] = levels[0]
-                else:
-                    weights[x] = levels[0] + _border(c, near, squares, cut, half, w0, sigma)
+        stop = min(first + strip, top + height)
+        _look_below(ids, first, stop, far, below_ids, below_rows)
+        for y in range(first, stop):
+            _pass_row(ids[y], y, above[0], above[1])
+            near[inside] = above[0][0]
+            _square(above[1][0], y, squares[inside])
+            _square(above[1][1], y, others[inside])
+            below, rows = below_ids[y - first], below_rows[y - first]
+            _join_others(below[0], rows[0], rows[1], y, near[inside], squares[inside], others[inside])
+            _join_nearest(below[0], rows[0], y, near[inside], squares[inside])
+            for x in range(0, width, SEGMENT):
+                segment = out[y - top, x : x + SEGMENT]
+                _weigh_segment(left + x + far, near, squares, others, cut, w0, sigma, levels, segment)
 
 
 @compiled
-def _look_below(ids: Array, first: int, stop: int, far: int, below: Array, below_rows: Array) -> None:
-    """For each row from `first` to `stop`: per column the nearest object at or below it, and the nearest other one."""
-    held, held_rows = below[stop - 1 - first], below_rows[stop - 1 - first]
-    held[:], held_rows[:] = 0, NOWHERE
-    for y in range(min(stop - 1 + far, ids.shape[0] - 1), stop - 2, -1):
-        _pass_row(ids[y], y, held, held_rows, held, held_rows)
-    for y in range(stop - 2, first - 1, -1):
-        i = y - first
-        _pass_row(ids[y], y, below[i + 1], below_rows[i + 1], below[i], below_rows[i])
+def _no_objects(ids: Array) -> tuple[Array, Array]:
+    """Per column the nearest object in one direction and the nearest other one, and their rows: none yet."""
+    return np.zeros((2, ids.shape[1]), ids.dtype), np.full((2, ids.shape[1]), NONE)
 
 
 @compiled
-def _pass_row(row: Array, y: int, held: Array, held_rows: Array, ids: Array, rows: Array) -> None:
+def _pass_row(row: Array, y: int, held: Array, rows: Array) -> None:
     """Take up a row: where it has an object, that is the nearest, and the one before it the nearest other one."""
-    for x in range(row.size):  # without a branch, as above
-        nearest, nearest_row = held[0, x], held_rows[0, x]
-        is_object = row[x] != 0
-        is_other = is_object & (row[x] != nearest)
-        ids[1, x] = nearest if is_other else held[1, x]
-        rows[1, x] = nearest_row if is_other else held_rows[1, x]
-        ids[0, x] = row[x] if is_object else nearest
-        rows[0, x] = y if is_object else nearest_row
+    nearest, other, nearest_row, other_row, here = held[0], held[1], rows[0], rows[1], np.float32(y)
+    for x in range(row.size):
+        id_, before, before_row, old, old_row = row[x], nearest[x], nearest_row[x], other[x], other_row[x]
+        is_other = (id_ != 0) & (id_ != before)
+        other[x] = before if is_other else old
+        other_row[x] = before_row if is_other else old_row
+    for x in range(row.size):
+        id_, before, before_row = row[x], nearest[x], nearest_row[x]
+        nearest[x] = id_ if id_ != 0 else before
+        nearest_row[x] = here if id_ != 0 else before_row
 
 
 @compiled
-def _merge_columns(
-    y: int, far: int, above: Array, above_rows: Array, below: Array, below_rows: Array, near: Array, squares: Array
+def _look_below(ids: Array, first: int, stop: int, far: int, below: Array, rows: Array) -> None:
+    """For each row from `first` to `stop`: per column the nearest object at or below it, and the nearest other one."""
+    held = _no_objects(ids)
+    for y in range(min(stop - 1 + far, ids.shape[0] - 1), first - 1, -1):
+        _pass_row(ids[y], y, held[0], held[1])
+        if y < stop:
+            below[y - first], rows[y - first] = held
+
+
+@compiled
+def _square(rows: Array, y: int, out: Array) -> None:
+    """Squared distances of rows from row y."""
+    here = np.float32(y)
+    for x in range(out.size):
+        out[x] = (rows[x] - here) * (rows[x] - here)
+
+
+@compiled
+def _join_others(
+    ids: Array, rows: Array, other_rows: Array, y: int, near: Array, squares: Array, others: Array
 ) -> None:
-    """The two nearest objects of each column and their squared distances from row y, NONE beyond `far`."""
-    for x in range(above.shape[1]):
-        up, down = y - above_rows[0, x], below_rows[0, x] - y
-        is_up = up <= down
-        nearest = above[0, x] if is_up else below[0, x]
-        distance = up if is_up else down
-        # The other one is the nearest of the other direction, unless that is the same, or the next of this direction.
-        across, across_distance = (below[0, x], down) if is_up else (above[0, x], up)
-        behind, behind_distance = (below[1, x], below_rows[1, x] - y) if is_up else (above[1, x], y - above_rows[1, x])
-        along, along_distance = (above[1, x], y - above_rows[1, x]) if is_up else (below[1, x], below_rows[1, x] - y)
-        other = behind if across == nearest else across
-        other_distance = behind_distance if across == nearest else across_distance
-        other = along if along_distance < other_distance else other
-        other_distance = min(along_distance, other_distance)
-        near[0, far + x], near[1, far + x] = nearest, other
-        squares[0, far + x] = distance * distance if distance <= far else NONE
-        squares[1, far + x] = other_distance * other_distance if other_distance <= far else NONE
+    """Squared distances of each column's second nearest object, once those of the other direction are known too.
+
+    The nearest there is the same object as here, or a nearer one, or one that is further than the nearest here.
+    """
+    here = np.float32(y)
+    for x in range(others.size):
+        square = (rows[x] - here) * (rows[x] - here)
+        behind = (other_rows[x] - here) * (other_rows[x] - here)
+        is_same, is_nearer = ids[x] == near[x], square < squares[x]
+        one = squares[x] if is_nearer & (not is_same) else others[x]
+        other = behind if is_same | is_nearer else square
+        others[x] = one if one < other else other
 
 
 @compiled
-def _border(x: int, near: Array, squares: Array, cut: float, half: int, w0: float, sigma: float) -> float:
-    """w0 exp(-(d1 + d2)^2 / (2 sigma^2)) of a background pixel, 0 where d1 + d2 > cut.
+def _join_nearest(ids: Array, rows: Array, y: int, near: Array, squares: Array) -> None:
+    """Each column's nearest object and its squared distance, of both directions."""
+    here = np.float32(y)
+    for x in range(squares.size):
+        square = (rows[x] - here) * (rows[x] - here)
+        there, id_, old = ids[x], near[x], squares[x]
+        near[x] = there if square < old else id_
+        squares[x] = square if square < old else old
 
-    Columns are looked at outwards, until no column further out can be nearer than what was found, or near enough:
-    either d1 is known and d2 <= cut - d1, or both are further than that column and cannot be beyond half the cut.
+
+@compiled
+def _weigh_segment(
+    x: int, near: Array, squares: Array, others: Array, cut: float, w0: float, sigma: float, levels: Any, out: Array
+) -> None:
+    """Weights of pixels side by side, of which the first is in column x.
+
+    No column is looked at that cannot matter: d1 counts to half the cut, as d2 is no less; d2 to the cut less d1.
     """
-    id1, square1, square2 = near[0, x], NONE, NONE
-    k, last = 0, half
-    while k <= last and k * k < square2:
-        for column in (x - k, x + k):
-            for i in range(2):
-                square = squares[i, column] + k * k
-                if square >= square2:
-                    break
-                if near[i, column] == id1 or square < square1:
-                    if square < square1:
-                        if near[i, column] != id1:
-                            square2, id1 = square1, near[i, column]
-                        square1 = square
-                        last = max(half, int(cut - math.sqrt(square1)))
-                else:
-                    square2 = square
-        k += 1
-    total = math.sqrt(square1) + math.sqrt(square2)
-    return w0 * math.exp(-total * total / (2 * sigma * sigma)) if total <= cut else 0.0
+    n, far, background, inside = out.size, max(int(cut) - 1, 0), np.float32(levels[0]), np.float32(levels[1])
+    around = slice(x - far, x + n + far)
+    first, second, ids = squares[x : x + n].copy(), np.zeros(n, np.float32), near[x : x + n].copy()
+    if _are_two_near(near[around], squares[around], others[around], far):
+        for k in range(int(cut) // 2 + 1):
+            if k % 4 == 0 and not _is_any_above(first, k):
+                break
+            a, b = slice(x - k, x - k + n), slice(x + k, x + k + n)
+            _join_first(near[a], squares[a], near[b], squares[b], k, ids, first)
+        least = cut * cut
+        for i in range(n):
+            if 0 < first[i] <= cut * cut / 4:
+                least, second[i] = min(least, first[i]), NONE
+        for k in range(int(cut - math.sqrt(least)) + 1):
+            if k % 4 == 0 and not _is_any_above(second, k):
+                break
+            a, b = slice(x - k, x - k + n), slice(x + k, x + k + n)
+            _join_second(near[a], squares[a], others[a], near[b], squares[b], others[b], k, ids, second)
+    for i in range(n):
+        out[i] = inside if first[i] == 0 else background
+    for i in range(n):
+        if second[i] > 0:
+            total = math.sqrt(np.float64(first[i])) + math.sqrt(np.float64(second[i]))
+            if total <= cut:
+                out[i] += w0 * math.exp(-total * total / (2 * sigma * sigma))
+
+
+@compiled
+def _are_two_near(near: Array, squares: Array, others: Array, far: int) -> bool:
+    """Whether these columns see more than one object no further than `far`."""
+    limit, n_others, i = np.float32(far * far), 0, 0
+    while i < near.size - 1 and squares[i] > limit:
+        i += 1
+    one = near[i]
+    for i in range(near.size):
+        n_others += (others[i] <= limit) | ((squares[i] <= limit) & (near[i] != one))
+    return n_others > 0
+
+
+@compiled
+def _is_any_above(squares: Array, k: int) -> bool:
+    """Whether there is a squared distance that an object k columns further could lower."""
+    n, limit = 0, np.float32(k * k)
+    for i in range(squares.size):
+        n += squares[i] > limit
+    return n > 0
+
+
+@compiled
+def _join_first(
+    left: Array, left_squares: Array, right: Array, right_squares: Array, k: int, ids: Array, first: Array
+) -> None:
+    """The nearest objects and their squared distances, with those of the columns k to the left and right."""
+    further = np.float32(k * k)
+    for i in range(ids.size):
+        one, other, here, there, old = left_squares[i], right_squares[i], left[i], right[i], ids[i]
+        square = (one if one < other else other) + further
+        ids[i] = (here if one < other else there) if square < first[i] else old
+    for i in range(first.size):
+        one, other, old = left_squares[i], right_squares[i], first[i]
+        square = (one if one < other else other) + further
+        first[i] = square if square < old else old
+
+
+@compiled
+def _join_second(
+    left: Array,
+    left_squares: Array,
+    left_others: Array,
+    right: Array,
+    right_squares: Array,
+    right_others: Array,
+    k: int,
+    ids: Array,
+    second: Array,
+) -> None:
+    """Squared distances of the nearest objects but `ids`, with those of the columns k to the left and right."""
+    further = np.float32(k * k)
+    for i in range(second.size):
+        nearest, other = left_squares[i], left_others[i]
+        one = other if left[i] == ids[i] else nearest
+        nearest, other = right_squares[i], right_others[i]
+        two = other if right[i] == ids[i] else nearest
+        square, old = (one if one < two else two) + further, second[i]
+        second[i] = square if square < old else old

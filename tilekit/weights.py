@@ -27,8 +27,8 @@ W0, SIGMA = 10.0, 5.0
 """The paper's."""
 TOLERANCE = 1e-6
 """What the border term may lack: no more than float32 rounds off a weight of 10."""
-MAX_REACH = 1 << 14
-"""Pixels beyond which squared distances would not fit their type."""
+MAX_REACH = 1 << 11
+"""Pixels up to which squared distances are whole numbers of float32."""
 
 
 def reach(sigma: float = SIGMA, w0: float = W0, tolerance: float = TOLERANCE) -> int:
@@ -84,11 +84,12 @@ def weigh(
     from tilekit.compiled_weights import weigh_pixels
 
     check_border(w0, sigma, tolerance)
-    ids = as_ids(ids)
+    ids, cut = as_ids(ids), _cut(w0, sigma, tolerance)
     background, inside = (float(level) for level in levels)
+    if cut < 2 or not ids.max(initial=0):  # no two distances are less
+        return np.where(ids[box.slices] == 0, np.float32(background), np.float32(inside))
     out = np.empty(box.shape, np.float32)
-    corner = (box.start[0], box.start[1])
-    weigh_pixels(ids, corner, _cut(w0, sigma, tolerance), float(w0), float(sigma), (background, inside), out)
+    weigh_pixels(ids, (box.start[0], box.start[1]), cut, float(w0), float(sigma), (background, inside), out)
     return out
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.faults.harness import call, make_image, make_model
 from tilekit import __version__
 
-COMMANDS = ("info", "ingest", "plan", "segment", "label", "status", "verify", "demo")
+COMMANDS = ("info", "ingest", "plan", "segment", "label", "weigh", "status", "verify", "demo")
 PLAN_KEYS = {
     "image", "model", "halo", "stride", "core", "block", "n_tiles", "n_blocks", "redundancy", "task_bytes",
     "output_bytes", "seconds",
@@ -122,6 +122,55 @@ def test_segment_with_objects_and_label_afterwards(files: Path, tmp_path: Path) 
     assert figures("status", out)["status"] == "complete"
     alone = figures("label", out / "labels/classes", tmp_path / "objects.zarr", "--connectivity", 4, "--workers", 0)
     assert alone["objects"] == whole_image(classes, 4).max()
+
+
+def test_weigh_takes_ids_and_classes(files: Path, tmp_path: Path) -> None:
+    import numpy as np
+    import zarr
+
+    from tests.oracle_weights import naive_weights
+    from tests.test_label import whole_image
+    from tilekit import open_image
+
+    pixels = open_image(files / "image.tif").read([])
+    ids = np.where(pixels < 60, pixels, 0)
+    np.save(tmp_path / "ids.npy", ids)
+    found = figures("weigh", tmp_path / "ids.npy", tmp_path / "w.zarr", "--block", 64, "--sigma", 3, "--workers", 0)
+    assert found.keys() == {"class_weights", "halo", "tolerance", "blocks", "redone", "seconds", "output"}
+    weights = zarr.open_array(str(tmp_path / "w.zarr/0"), mode="r")[:]
+    np.testing.assert_allclose(weights, naive_weights(ids, sigma=3), atol=1e-4)
+    assert figures("status", tmp_path / "w.zarr")["status"] == "complete"
+    options = ("--kind", "classes", "--no-ridge", "--void", 7, "--class-weights", "0.5,2", "--dtype", "float16")
+    figures("weigh", tmp_path / "ids.npy", tmp_path / "c.zarr", *options, "--workers", 0)
+    expected = naive_weights(
+        whole_image(np.where(ids == 7, 0, ids), 8), ridge=False, void=ids == 7, class_weights=(0.5, 2)
+    )
+    weights = zarr.open_array(str(tmp_path / "c.zarr/0"), mode="r")[:]
+    np.testing.assert_allclose(weights, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{files}/absent.tif", "{out}"], "absent.tif: no such file"),
+        (["{files}/image.tif", "{out}", "--sigma", "0"], "--sigma 0.0: input should be greater than 0"),
+        (["{files}/image.tif", "{out}", "--w0", "-1"], "--w0 -1.0: input should be greater than or equal to 0"),
+        (
+            ["{files}/image.tif", "{out}", "--sigma", "90"],
+            "more than a block of 64; use a smaller one, or --block 4096",
+        ),
+        (["{files}/image.tif", "{out}", "--kind", "cells"], "--kind cells: input should be 'ids' or 'classes'"),
+        (["{files}/image.tif", "{out}", "--class-weights", "1"], "--class-weights 1: are two numbers"),
+        (["{files}/image.tif", "{out}", "--void", "256"], "--void 256 is no value of uint8 pixels"),
+    ],
+)
+def test_bad_input_of_weigh_is_one_line(files: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+    filled = (a.format(files=files, out=tmp_path / "out.zarr") for a in arguments)
+    done = call("weigh", *filled, "--block", "64", "--workers", "0")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out.zarr").exists()
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,22 @@ def test_objects_are_a_task_run_of_segment_and_a_flow_of_their_own(
     assert_same(other, plain)
 
 
+def test_weigh_is_a_flow(case: Case, prefect_here: str, tmp_path: Path) -> None:
+    from flows.params import WeighParameters
+    from flows.weigh import weigh
+    from flows.work import weigh_file
+
+    labels, out, plain = str(case.undisturbed / "labels/classes"), tmp_path / "out.zarr", tmp_path / "plain.zarr"
+    parameters = WeighParameters(workers=0, block=64, kind="classes")
+    found = weigh(labels, str(out), parameters)
+    (run,) = [r for r in ask(prefect_here, "flow_runs") if r["parameters"].get("out") == str(out)]
+    assert run["state"]["type"] == "COMPLETED"
+    artifacts = ask_until(prefect_here, "artifacts", 2, flow_runs={"id": {"any_": [run["id"]]}})
+    assert {"weigh-summary", "weigh-progress-weigh"} <= {a["key"] for a in artifacts}
+    assert weigh_file(labels, str(plain), parameters)["class_weights"] == found["class_weights"]
+    assert_same(out, plain)
+
+
 @pytest.mark.parametrize("bad", ["image", "arguments"])
 def test_a_flow_with_bad_input_fails_at_once_and_is_not_retried(
     case: Case, prefect_here: str, tmp_path: Path, bad: str

@@ -170,20 +170,24 @@ def _arguments(finding: Finding) -> dict[str, Any]:
     }
 
 
-def finished(finding: Finding) -> bool:
-    """True where the same labeling is complete and every file of it sound; what a torn one leaves is removed.
+def label_unless_done(
+    finding: Finding, image: Source | None, version: str, runner: Runner, progress: Progress
+) -> list[Report]:
+    """Label, unless the same labeling is complete and every file of it sound; the caller holds the lock.
 
-    Refuses an output that was labeled with other arguments.
+    Intensities are those of `image`. Refuses an output that was labeled with other arguments.
     """
-    recorded = read_arguments(finding.out, STAGE)
-    if recorded is None or (finding.out / WORK).exists():
-        return False
-    Ledger(finding.out, STAGE, len(finding.grid), keep_nothing).begin(_arguments(finding))
-    passes = sorted(path.name for path in (finding.out / FOLDER).glob(f"{STAGE}-[0-9]*"))
-    if all(is_whole(finding.out, stage, WORK) for stage in (STAGE, *passes, "label-table")):
-        return True
-    clear_labels(finding.out)
-    return False
+    out = finding.out
+    if read_arguments(out, STAGE) is not None and not (out / WORK).exists():
+        Ledger(out, STAGE, len(finding.grid), keep_nothing).begin(_arguments(finding))
+        passes = sorted(path.name for path in (out / FOLDER).glob(f"{STAGE}-[0-9]*"))
+        if all(is_whole(out, stage, WORK) for stage in (STAGE, *passes, "label-table")):
+            return []
+        clear_labels(out)
+    set_status(out, version, "running")
+    reports = run_label(finding, Measuring(image), version, runner, progress)
+    shutil.rmtree(out / WORK)
+    return reports
 
 
 def clear_labels(out: Path) -> None:
@@ -224,11 +228,7 @@ def label_image(
             clear_labels(out)
         source = reachable(classes, out, runner)
         finding = new_finding(source, out, block, connectivity, fingerprint=class_fingerprint(classes, out), **asked)
-        reports = []
-        if not finished(finding):
-            set_status(out, version, "running")
-            reports = run_label(finding, Measuring(image_beside(out, classes)), version, runner, progress)
-            shutil.rmtree(out / WORK)
+        reports = label_unless_done(finding, image_beside(out, classes), version, runner, progress)
         if polygons:
             set_status(out, version, "running")
             reports += run_outlines(out, finding.grid, polygons, runner, progress)

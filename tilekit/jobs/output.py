@@ -232,7 +232,7 @@ def write_metadata(pyramid: Pyramid, source: Source, meaning: dict[str, Any]) ->
     version = pyramid.version
     group, _, name = pyramid.name.rpartition("/")
     entry = ngff.multiscales(
-        name,
+        name or source.name,
         pyramid.axes,
         len(pyramid.levels),
         version,
@@ -304,13 +304,13 @@ def clear_output(out: Path) -> None:
             path.unlink()
 
 
-def check_output(out: Path, *, overwrite: bool) -> None:
-    """Refuse an output where something lies that tilekit did not begin; even `overwrite` removes Zarr stores alone."""
+def check_output(out: Path, *, overwrite: bool, stage: str = "ingest") -> None:
+    """Refuse an output where something lies that `stage` did not begin; even `overwrite` removes Zarr stores alone."""
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_store(out) and not (out / FOLDER).is_dir()):
         raise InputError(f"{out}: exists and is no Zarr store; choose another output")
-    if is_store(out) and read_arguments(out, "ingest") is None and not overwrite:
+    if is_store(out) and read_arguments(out, stage) is None and not overwrite:
         raise InputError(
-            f"{out}: is a Zarr store that tilekit did not begin; choose another output, or use --overwrite"
+            f"{out}: is a Zarr store that tilekit's {stage} did not begin; choose another output, or use --overwrite"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def _name_of(item: Any) -> str:
 
 
 def _open_pair(name: str, predictions: Sequence[Any], truth: Any, kind: str) -> Pair:
-    pair = Pair(name, tuple(_open(p, kind) for p in predictions), _open(truth, kind))
+    pair = Pair(name, tuple(open_labels(p, kind) for p in predictions), open_labels(truth, kind))
     for source in (*pair.predictions, pair.truth):
         _check(source, kind, is_truth=source is pair.truth)
     for source in pair.predictions:
@@ -118,12 +118,13 @@ def _open_pair(name: str, predictions: Sequence[Any], truth: Any, kind: str) -> 
     return pair
 
 
-def _open(item: Any, kind: str) -> Source:
+def open_labels(item: Any, kind: str, nodata: int | None = None) -> Source:
+    """A label map of ids or classes; of an output of tilekit, the one in it. `nodata` replaces what the file says."""
     if isinstance(item, Source):
-        return item
+        return item if nodata is None else replace(item.reference, nodata=nodata).open()
     if isinstance(item, str | Path) and (inner := labels_in(Path(item).expanduser(), kind)):
         item = inner
-    return open_image(item, as_labels=True)
+    return open_image(item, as_labels=True, nodata=nodata)
 
 
 def labels_in(store: Path, kind: str) -> Path | None:
