@@ -61,16 +61,16 @@ by = "order"
 [network]
 base = 16
 depth = 4
-dropout = 0.2
+dropout = 0.0
 [patches]
 side = 256
-batch = 1
+batch = 2
 [validation]
 score = "seg"
 connectivity = 4
 min_size = 200
 fill_holes = 500
-every = 800
+every = 700
 """
 NUCLEI = """
 [data]
@@ -115,8 +115,8 @@ every = 600
 """
 RECIPES = {
     "isbi": (ISBI, 4500),
-    "hela-late": (HELA.format(split='train = ["36-99"]\nvalidation = ["28-34"]\ntest = ["0-24"]'), 4800),
-    "hela-early": (HELA.format(split='train = ["0-24"]\nvalidation = ["28-34"]\ntest = ["36-99"]'), 4800),
+    "hela-late": (HELA.format(split='train = ["36-99"]\nvalidation = ["28-34"]\ntest = ["0-24"]'), 3500),
+    "hela-early": (HELA.format(split='train = ["0-24"]\nvalidation = ["28-34"]\ntest = ["36-99"]'), 3500),
     "nuclei": (NUCLEI.format(weights='kind = "unet"'), 3600),
     "nuclei-no-border": (NUCLEI.format(weights='kind = "class"'), 3600),
     "nuclei-no-ridge": (NUCLEI.format(weights='kind = "class"\nridge = false'), 3600),

@@ -37,9 +37,14 @@ def train_mode(network: nn.Module, what: str) -> None:
             module.eval()
 
 
+def averaged_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """What a moving average is of: weights, and the statistics of batch norms, which else would be those of others."""
+    return {name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+
+
 @torch.no_grad()
 def average_in(average: dict[str, Tensor], network: nn.Module, decay: float, step: int) -> None:
-    """Move the average towards the weights; faster at first, so that the untrained ones are soon forgotten."""
+    """Move the average towards the network; faster at first, so that the untrained one is soon forgotten."""
     share = 1 - min(decay, (1 + step) / (10 + step))
-    for name, parameter in network.named_parameters():
-        average[name].lerp_(parameter, share)
+    for name, tensor in averaged_tensors(network).items():
+        average[name].lerp_(tensor, share)

@@ -27,7 +27,7 @@ from models.checkpoint import save
 from models.clock import Clock
 from models.losses import Loss
 from models.normalization import Normalization
-from models.optimization import average_in, freeze, make_optimizer, train_mode
+from models.optimization import average_in, averaged_tensors, freeze, make_optimizer, train_mode
 from models.patches import Patch, Reader, batches, on_device
 from models.recipe import Recipe
 from models.sample import Sample
@@ -124,7 +124,7 @@ class _Run:
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         freeze(network, job.recipe.freeze)
         self.optimizer = make_optimizer(network, job.recipe)
-        self.average = {n: p.detach().clone() for n, p in network.named_parameters()} if job.recipe.ema else {}
+        self.average = {n: t.clone() for n, t in averaged_tensors(network).items()} if job.recipe.ema else {}
         self.loss = Loss(
             **{name: float(name in job.recipe.loss.split("+")) for name in ("cross_entropy", "dice", "focal")}
         )
@@ -266,9 +266,7 @@ class _Run:
     def averaged(self) -> UNet:
         """The network to be validated and kept: the moving average where there is one."""
         network: UNet = copy.deepcopy(self.network)
-        for name, parameter in network.named_parameters():
-            if name in self.average:
-                parameter.data.copy_(self.average[name])
+        network.load_state_dict(self.average, strict=False)
         return network
 
     def store(self) -> None:
