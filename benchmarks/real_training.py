@@ -22,9 +22,6 @@ Row = tuple[Path, Path, str, str]
 """Image, truth, group, part."""
 
 COMMON = """
-[augment]
-gamma = 0.2
-noise = 0.1
 [training]
 precision = "bfloat16"
 learning_rate = 0.003
@@ -48,6 +45,9 @@ dropout = 0.0
 [patches]
 side = 192
 batch = 2
+[augment]
+gamma = 0.2
+noise = 0.1
 [validation]
 score = "rand_isbi2012"
 every = 900
@@ -65,6 +65,9 @@ dropout = 0.0
 [patches]
 side = 256
 batch = 2
+[augment]
+gamma = 0.2
+noise = 0.1
 [validation]
 score = "seg"
 connectivity = 4
@@ -87,6 +90,12 @@ dropout = 0.0
 side = 192
 batch = 2
 choose = "class"
+[augment]
+scale = 0.4
+contrast = 0.8
+brightness = 0.3
+gamma = 0.3
+noise = 0.1
 [validation]
 score = "ap"
 connectivity = 4
@@ -110,6 +119,9 @@ dropout = 0.0
 [patches]
 side = 256
 batch = 2
+[augment]
+gamma = 0.2
+noise = 0.1
 [validation]
 every = 600
 """
