@@ -21,6 +21,8 @@ def print_facts(facts: dict[str, Any], json: bool) -> None:
         typer.echo(f"{name.replace('_', ' '):<{width}}{_shown(name, value)}")
 
 
+UNITS = {"images": "images", "survey": "images", "train": "steps"}
+"""What stages count, where it is not blocks."""
 COLUMNS = ("image", "status", "blocks", "seconds", "reason")
 
 
@@ -79,7 +81,7 @@ def progress_bars() -> Iterator[Any]:
 
         def show(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                unit = "images" if stage == "images" else "blocks"
+                unit = UNITS.get(stage, "blocks")
                 tasks[stage] = bars.add_task(stage, total=total, completed=done, rate="", unit=unit)
             task = bars.tasks[tasks[stage]]
             rate = f"{task.speed:.2f}/s" if task.speed else ""

@@ -26,6 +26,7 @@ from flows.training.thresholds import decide, tune
 from models.augment import Augmentation
 from models.checkpoint import read_header, set_thresholds
 from models.compute import choose_device
+from models.events import write_events
 from models.starters import locate, starters
 from models.training import BEST, STATE, Job, Validation, train
 from tilekit.engine import Progress, no_progress
@@ -175,6 +176,7 @@ def fit(
 
     def report(rows: list[dict[str, Any]]) -> None:
         write_curves(folder, rows)
+        write_events(folder, rows[-1])
         if on_row:
             on_row(rows, overlays)
 

@@ -108,6 +108,17 @@ def test_a_folder_of_pairs_becomes_a_model(trained: tuple[Path, dict[str, Any]])
     assert not (out / "work").exists()
 
 
+def test_tensorboard_reads_the_curves(trained: tuple[Path, dict[str, Any]]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _ = trained
+    events = EventAccumulator(str(folder / "out/events")).Reload()
+    with (folder / "out/curves.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx(losses)
+    assert [e.step for e in events.Scalars("score")] == [40, 80, 120]
+
+
 def test_the_scores_are_those_of_segment_and_evaluate(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, result = trained
     tilekit.predict(folder / "images/f5.tif", load(result["model"]), tmp_path / "f5.zarr")
