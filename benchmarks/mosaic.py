@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.training.run import Options, check
+from flows.training.run import prepare
 from flows.training.scoring import predict_samples, score_stores
 from models import load
 from tilekit import ingest
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--part", default="test", choices=["validation", "test"])
     parser.add_argument("--side", type=int, default=8192)
     arguments = parser.parse_args()
-    prepared = check(arguments.config, Options(resume=True))
+    prepared = prepare(arguments.config)
     model, samples = prepared.folder / "model.safetensors", prepared.survey.samples[arguments.part]
     alone = score_stores(
         predict_samples(model, samples, arguments.out / "alone", prepared.scoring), samples, prepared.scoring,

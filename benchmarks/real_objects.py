@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.training.run import Options, check
+from flows.training.run import prepare
 from flows.training.scoring import predict_samples
 from tilekit import label_objects, open_image
 from tilekit.box import Box
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--part", default="test", choices=["validation", "test"])
     parser.add_argument("--truth")
     arguments = parser.parse_args()
-    prepared = check(arguments.config, Options(resume=True))
+    prepared = prepare(arguments.config)
     scoring, samples = prepared.scoring, list(prepared.survey.samples[arguments.part])
     truths = [sample.known.read(sample.box).astype(np.int64) for sample in samples]
     if arguments.truth:

@@ -18,7 +18,7 @@ from typing import Any
 from flows.params import ClusterParameters
 from flows.training.card import CARD, draw_overlays, write_card
 from flows.training.config import Config, read_config
-from flows.training.curves import write_curves
+from flows.training.curves import CSV, PNG, write_curves
 from flows.training.network import halo_of, make_network, recipe_of
 from flows.training.scoring import Scored, Scoring, predict_samples, score_decided, score_stores
 from flows.training.survey import Survey, survey
@@ -26,9 +26,9 @@ from flows.training.thresholds import decide, tune
 from models.augment import Augmentation
 from models.checkpoint import read_header, set_thresholds
 from models.compute import choose_device
-from models.events import write_events
+from models.events import EVENTS, write_events
 from models.starters import locate, starters
-from models.training import BEST, STATE, Job, Validation, train
+from models.training import BEST, LAST, STATE, Job, Validation, train
 from tilekit.engine import Progress, no_progress
 from tilekit.errors import InputError, RunError
 from tilekit.run import open_runner
@@ -101,7 +101,7 @@ def train_file(
     if prepared.config.training.devices > 1:
         call(fit_on_devices, config, prepared, options)
     else:
-        call(fit, prepared, options.resume, progress, on_row)
+        call(fit, prepared, progress, on_row)
     scores = call(evaluate, prepared)
     result, pictures = call(describe, prepared, scores, time.perf_counter() - started)
     if show:
@@ -111,58 +111,79 @@ def train_file(
 
 def train_on_cluster(config: str | Path, options: Options) -> dict[str, Any]:
     """Train as one task on a worker of a cluster, which sees the same paths; where it dies, another goes on."""
-    settings = read_config(config)
-    _check_folder(settings.path(settings.output.folder), options)
+    folder = (settings := read_config(config)).path(settings.output.folder)
+    _check_folder(folder, options)
     with open_runner(0, options.scheduler, options.tls) as runner:
-        (outcome,) = runner.run(train_remotely, (str(Path(config).absolute()), options), [0])
+        (outcome,) = runner.run(train_remotely, (Path(config).absolute(), options, _stamp(folder)), [0])
     if outcome.error is not None:
         raise outcome.error
     return outcome.receipt  # type: ignore[no-any-return]
 
 
-def train_remotely(_: int, task: tuple[str, Options]) -> dict[str, Any]:
-    """What the worker does: start, or go on with what another worker began."""
-    path, options = task
-    settings = read_config(path)
-    begun = (settings.path(settings.output.folder) / STATE).exists()
-    return train_file(path, Options(resume=begun, init_from=options.init_from))
+def train_remotely(_: int, task: tuple[Path, Options, int | None]) -> dict[str, Any]:
+    """What the worker does: start, or go on with what another worker began: a state other than that of before."""
+    path, options, before = task
+    now = _stamp((settings := read_config(path)).path(settings.output.folder))
+    resume = options.resume or (now is not None and now != before)
+    return train_file(path, Options(resume=resume, init_from=options.init_from, overwrite=options.overwrite))
+
+
+def _stamp(folder: Path) -> int | None:
+    """Tells one state in a folder from another; None where there is none."""
+    return (folder / STATE).stat().st_mtime_ns if (folder / STATE).exists() else None
 
 
 def check(config: str | Path, options: Options = DEFAULTS, progress: Progress = no_progress) -> Prepared:
-    """Read the data once, and refuse what cannot be trained on before anything else is done."""
+    """Refuse what cannot be trained on, or would write over a training, before anything is written."""
     settings = read_config(config)
-    folder, training = settings.path(settings.output.folder), settings.training
-    v = settings.validation
-    scoring = Scoring(v.score, v.connectivity, v.min_size, v.fill_holes, training.device)
+    folder = settings.path(settings.output.folder)
+    _check_folder(folder, options)
+    prepared = prepare(config, options.init_from, progress)
+    if options.overwrite and not options.resume:
+        _clear(folder)
+    return prepared
+
+
+def prepare(config: str | Path, init_from: str | None = None, progress: Progress = no_progress) -> Prepared:
+    """Read the data of a configuration once, whether it has been trained on or not."""
+    settings = read_config(config)
+    v, device = settings.validation, settings.training.device
+    scoring = Scoring(v.score, v.connectivity, v.min_size, v.fill_holes, device)
     if scoring.has_objects and settings.data.kind != "ids":
         raise InputError(f"{config}: [validation] score {v.score} is of objects, but [data] kind is classes; take miou")
-    _check_folder(folder, options)
     recipe_of(settings)
-    init = _init(settings, options)
+    init, folder = _init(settings, init_from), settings.path(settings.output.folder)
     found = survey(settings, halo_of(settings, init), folder / WORK, progress)
     return Prepared(settings, folder, found, scoring, init)
 
 
-def _init(config: Config, options: Options) -> Path | None:
+def _init(config: Config, init_from: str | None) -> Path | None:
     """The model to start from: of the command line, or of the configuration, whose paths are relative to it."""
-    if options.init_from:
-        return locate(options.init_from)
+    if init_from:
+        return locate(init_from)
     name = config.training.init
     return None if name is None else locate(name) if name in starters() else config.path(name)
 
 
 def _check_folder(folder: Path, options: Options) -> None:
-    if options.overwrite and not options.resume:
-        for name in (STATE, BEST, CARD):
-            (folder / name).unlink(missing_ok=True)
-    if (folder / STATE).exists() and not options.resume:
+    if options.resume and not (folder / STATE).exists():
+        raise InputError(f"{folder}: holds no state to resume from; train without --resume")
+    if (folder / STATE).exists() and not (options.resume or options.overwrite):
         raise InputError(f"{folder}: holds a training; --resume goes on with it, --overwrite starts over")
 
 
-def fit(
-    prepared: Prepared, resume: bool = False, progress: Progress = no_progress, on_row: OnRow | None = None
-) -> dict[str, Any]:
-    """Train, validate, and write curves and overlays as it goes; a second try goes on where the first one was."""
+def _clear(folder: Path) -> None:
+    """Remove an earlier training."""
+    for path in (*(folder / name for name in (STATE, BEST, LAST, CARD, CSV, PNG)), folder / OVERLAYS, folder / EVENTS):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def fit(prepared: Prepared, progress: Progress = no_progress, on_row: OnRow | None = None) -> dict[str, Any]:
+    """Train, validate, and write curves and overlays as it goes.
+
+    Where there is a state it goes on with that: `check` lets none be that is not to be resumed, so it is what was
+    asked for, or a second try.
+    """
     config, folder, samples = prepared.config, prepared.folder, prepared.survey.samples["validation"]
     network = make_network(config, prepared.init, prepared.survey.channels, prepared.n_classes)
     overlays: list[Path] = []
@@ -189,7 +210,14 @@ def fit(
         validate=validate if samples else None,
         arguments=_arguments(prepared),
     )
-    done = train(network, job, choose_device(config.training.device), resume=resume, report=report, progress=progress)
+    done = train(
+        network,
+        job,
+        choose_device(config.training.device),
+        resume=(folder / STATE).exists(),
+        report=report,
+        progress=progress,
+    )
     return {"steps": done.step, "best": done.best}
 
 
@@ -210,7 +238,7 @@ def fit_on_devices(config: str | Path, prepared: Prepared, options: Options) -> 
     """Train with a process for each device of this machine."""
     n = prepared.config.training.devices
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
-    command += ["-m", "flows.training.worker", str(config), *(["--resume"] if options.resume else [])]
+    command += ["-m", "flows.training.worker", str(config)]
     command += ["--init-from", str(prepared.init)] if prepared.init else []
     done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
     if done.returncode:
@@ -245,7 +273,7 @@ def describe(prepared: Prepared, scores: dict[str, Scored], seconds: float) -> t
     folder, config = prepared.folder, prepared.config
     shutil.rmtree(folder / WORK, ignore_errors=True)
     overlays = sorted((folder / OVERLAYS).glob("[tv]*/*.png"))
-    curves = [path for path in (folder / "curves.png",) if path.exists()]
+    curves = [path for path in (folder / PNG,) if path.exists()]
     counts = {part: len(samples) for part, samples in prepared.survey.samples.items()}
     data = {
         "images": config.path(config.data.images), "truth": config.path(config.data.truth),
@@ -263,7 +291,7 @@ def describe(prepared: Prepared, scores: dict[str, Scored], seconds: float) -> t
     result = {
         "model": str(folder / BEST),
         "card": str(card),
-        "curves": str(folder / "curves.csv"),
+        "curves": str(folder / CSV),
         **figures,
         "seconds": round(seconds, 1),
     }

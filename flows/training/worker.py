@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from flows.training.run import Options, check, fit
+from flows.training.run import fit, prepare
 from tilekit.errors import InputError, RunError
 
 
@@ -13,11 +13,10 @@ def main() -> None:
     """Train this process's share; what fails is one line on standard error."""
     parser = argparse.ArgumentParser(prog="python -m flows.training.worker", description=__doc__)
     parser.add_argument("config")
-    parser.add_argument("--resume", action="store_true")
     parser.add_argument("--init-from")
     arguments = parser.parse_args()
     try:
-        fit(check(arguments.config, Options(resume=True, init_from=arguments.init_from)), arguments.resume)
+        fit(prepare(arguments.config, arguments.init_from))
     except (InputError, RunError) as error:
         sys.exit(f"tilekit: {error}")
 

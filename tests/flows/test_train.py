@@ -21,7 +21,7 @@ from prefect.testing.utilities import prefect_test_harness
 from safetensors.numpy import load_file
 
 import tilekit
-from flows.training.run import Options, check, evaluate, fit, train_file
+from flows.training.run import Options, check, evaluate, fit, prepare, train_file
 from flows.training.scoring import predict_samples
 from models import load
 from tests.models.disks import disks
@@ -140,7 +140,7 @@ def test_the_card_says_what_the_model_is(trained: tuple[Path, dict[str, Any]]) -
 @pytest.mark.slow
 def test_thresholds_are_those_of_the_best_validation_score(trained: tuple[Path, dict[str, Any]]) -> None:
     folder, result = trained
-    prepared = check(folder / "CONFIG.toml", Options(resume=True))
+    prepared = prepare(folder / "CONFIG.toml")
     thresholds = load(result["model"]).header.thresholds
     assert thresholds[0] + thresholds[1] == pytest.approx(1)
     chosen = evaluate(prepared)["validation"]
@@ -217,6 +217,11 @@ def test_what_is_wrong_is_said_in_one_line_before_training(tmp_path: Path) -> No
         check(odd)
 
 
+def test_there_is_something_to_resume_or_it_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no state to resume from; train without --resume"):
+        check(write(tmp_path), Options(resume=True))
+
+
 def test_init_writes_a_configuration_once(tmp_path: Path) -> None:
     path = tmp_path / "new" / "CONFIG.toml"
     assert run(path, "--init").returncode == 0
@@ -258,4 +263,4 @@ def test_the_flow_publishes_curves_and_pictures(tmp_path: Path) -> None:
 def test_a_second_try_of_a_stage_goes_on(tmp_path: Path) -> None:
     prepared = check(write(tmp_path))
     first = fit(prepared)
-    assert fit(prepared, resume=True) == first
+    assert fit(prepared) == first
