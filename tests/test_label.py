@@ -235,3 +235,14 @@ def test_touching_objects_are_split_alike_in_every_block(tmp_path: Path) -> None
     np.testing.assert_array_equal(areas, np.bincount(whole.ravel())[1:])
     again = tilekit.label_objects(classes, tmp_path / "64.zarr", block=64, split=120)
     assert (again["objects"], again["unsplit"]) == (whole.max(), 1)
+
+
+def test_holes_are_filled_before_objects_are_split(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    classes = Specimen(400, 3).truth([(0, 400), (0, 400)]).copy()
+    classes[tuple(rng.integers(0, 400, (2, 2000)))] = 0
+    expected = labeled(filled_whole(classes, 20, 8), tmp_path / "filled.zarr", block=400, split=120)
+    assert expected.max() < labeled(classes, tmp_path / "open.zarr", block=400, split=120).max()
+    for block in (64, 400):
+        found = labeled(classes, tmp_path / f"{block}.zarr", block=block, split=120, fill_holes=20)
+        np.testing.assert_array_equal(found, expected)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tilekit.packing import pack, unpack
 
 Array = NDArray[Any]
 
@@ -33,14 +34,11 @@ class Overlaps:
 
     def to_bytes(self) -> bytes:
         """As a file in memory; `from_bytes` gives the table back."""
-        file = io.BytesIO()
-        np.savez(file, prediction=self.prediction, truth=self.truth, counts=self.counts)
-        return file.getvalue()
+        return pack({"prediction": self.prediction, "truth": self.truth, "counts": self.counts})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Overlaps:
-        with np.load(io.BytesIO(data)) as file:
-            return cls(file["prediction"], file["truth"], file["counts"])
+        return cls(**unpack(data))
 
 
 def count_overlaps(prediction: Array, truth: Array) -> Overlaps:

@@ -73,7 +73,7 @@ def write_table(_: int, config: TableConfig) -> Receipt:
     with TableWriter(config.out, TABLE) as table:
         for batch in range(max(-(-total // BATCH), 1)):
             n = min(total - batch * BATCH, BATCH)
-            parts = read_parts(config.out, batch, config.measuring.dtype())
+            parts = read_parts(config.out, batch, config.measuring)
             found = columns(fold_parts(parts, batch * BATCH + 1, n), config.measuring, config.pixel_size)
             place = np.unravel_index(np.searchsorted(last_of_plane, found["id"]), sides) if sides else ()
             table.write(found | dict(zip(config.planes, place, strict=True)))
@@ -210,8 +210,6 @@ def label_image(
 ) -> dict[str, Any]:
     """Label as a job of its own: `labels/objects` and `tables/objects.parquet`, in a new store or one that is there."""
     check_label_arguments(classes, out, connectivity, block)
-    if split and fill_holes:
-        raise InputError("objects are split or their holes filled, not both; leave out --split or --fill-holes")
     if split:
         check_can_split()
     if polygons:
