@@ -22,6 +22,7 @@ from tilekit.engine import Progress, Receipt, Report, Stage, execute, no_progres
 from tilekit.errors import InputError
 from tilekit.jobs.finding import WORK, Finding, new_finding
 from tilekit.jobs.ingest import reachable
+from tilekit.jobs.label_plan import label_task_bytes
 from tilekit.jobs.measure import BATCH, TABLE, Measuring, columns, fold_parts, read_parts
 from tilekit.jobs.numbering import STAGE, WriteConfig, write_objects
 from tilekit.jobs.objects import find_in_block, fold_void
@@ -236,6 +237,7 @@ def label_image(
         "objects": said["objects"],
         "unsplit": said["unsplit"],
         "blocks": len(finding.grid),
+        "task_bytes": label_task_bytes(classes, block, split),
         "redone": sum(r.redone for r in reports),
         "seconds": round(time.perf_counter() - started, 3),
         "output": str(out),
