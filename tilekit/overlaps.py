@@ -59,7 +59,7 @@ def count_overlaps(prediction: Array, truth: Array) -> Overlaps:
         table = count_byte_pairs(first, second)
         t, p = np.nonzero(table)
         return Overlaps(p.astype(np.uint64), t.astype(np.uint64), table[t, p])
-    t, p, counts, _ = count_runs(first, second).T
+    t, p, counts = count_runs(first, second)
     return _summed(_as(prediction, p), _as(truth, t), counts.astype(np.int64))
 
 
@@ -88,8 +88,10 @@ def _summed(prediction: Array, truth: Array, counts: NDArray[np.int64]) -> Overl
     prediction, truth, counts = prediction[order], truth[order], counts[order]
     first = np.ones(len(counts), np.bool)
     first[1:] = (prediction[1:] != prediction[:-1]) | (truth[1:] != truth[:-1])
+    if first.all():
+        return Overlaps(prediction, truth, counts)
     starts = np.flatnonzero(first)
-    return Overlaps(prediction[starts], truth[starts], np.add.reduceat(counts, starts) if len(starts) else counts)
+    return Overlaps(prediction[starts], truth[starts], np.add.reduceat(counts, starts))
 
 
 def _order(prediction: Array, truth: Array) -> NDArray[np.intp]:
