@@ -22,18 +22,18 @@ def count_byte_pairs(first: Bytes, second: Bytes) -> Counts:
     """How often each pair of values occurs in two flat maps of bytes, int64 (256, 256)."""
     counts = np.zeros(1 << 16, np.int64)
     for start in range(0, first.size, 1 << 31):  # what tables of 32 bits can count
-        counts += _count_pairs(first[start : start + (1 << 31)], second[start : start + (1 << 31)])
+        counts += _count_words(first[start : start + (1 << 31)], second[start : start + (1 << 31)])
     return counts.reshape(256, 256)
 
 
 @compiled
-def _count_pairs(first: Bytes, second: Bytes) -> Counts:
+def _count_words(first: Bytes, second: Bytes) -> Counts:
     """Both values as one word of 16 bits, eight pixels at a time: once where all are equal, else by four tables.
 
     Adding to one counter again and again waits. The words of PAIRS pixels stay in the core's nearest cache, and so do
     tables of 32 bits.
     """
-    tables = np.zeros((4, (1 << 16) + 64), np.uint32)
+    tables = np.zeros((4, (1 << 16) + 64), np.uint32)  # at 2^16 apart, equal pairs would compete for places of the cache
     a, b, c, d = tables[0], tables[1], tables[2], tables[3]
     words = np.empty(PAIRS, np.uint16)
     fours, low, ones = words.view(np.uint64), np.uint64(0xFFFF), np.uint64(0x0001000100010001)
@@ -54,7 +54,8 @@ def _count_pairs(first: Bytes, second: Bytes) -> Counts:
                 d[four >> np.uint64(48)] += one
     for i in range(n, first.size):
         a[np.uint64(first[i]) << np.uint64(8) | np.uint64(second[i])] += one
-    return tables[:, : 1 << 16].astype(np.int64).sum(0)
+    counts: Counts = tables[:, : 1 << 16].astype(np.int64).sum(0)
+    return counts
 
 
 @compiled
