@@ -4,7 +4,7 @@
 
 The class map is a specimen's truth, 4096 x 4096 pixels of touching cells, repeated; its objects join across the copies.
 Rates are over all CPU seconds of one process, start-up (imports and compiled loops) left out and named. Beside it what
-its parts take alone, on one block: reading the class map twice, finding runs twice, painting, halving, zstd.
+its parts take alone, on one block: reading the class map, finding runs, painting, halving, zstd.
 `--dask 0` leaves dask_image out, which must be installed otherwise; it is ended after `--limit` seconds.
 """
 
@@ -95,17 +95,17 @@ def parts(classes: Path) -> dict[str, float]:
             region = [slice(0, n) for n in part.shape]
             write_region(out, "parts.zarr", level, "0.5", region, part)
 
-    works: dict[str, tuple[int, Callable[[], Any]]] = {
-        "reading the class map, twice": (2, lambda: source.read(box)),
-        "finding runs, twice": (2, lambda: find_runs(pixels, 8, 255)),
-        "painting ids": (1, lambda: paint(runs, ids, np.zeros(pixels.shape, np.uint32))),
-        "halving": (1, lambda: [halve_labels(part) for part in halved[:-1]]),
-        "zstd 1 of all levels, written": (1, encode),
+    works: dict[str, Callable[[], Any]] = {
+        "reading the class map": lambda: source.read(box),
+        "finding runs": lambda: find_runs(pixels, 8, 255),
+        "painting ids": lambda: paint(runs, ids, np.zeros(pixels.shape, np.uint32)),
+        "halving": lambda: [halve_labels(part) for part in halved[:-1]],
+        "zstd 1 of all levels, written": encode,
     }
     found = {}
-    for name, (times, work) in works.items():
+    for name, work in works.items():
         work()
-        found[name] = times * statistics.median(timed(work) for _ in range(5)) * 1e3
+        found[name] = statistics.median(timed(work) for _ in range(5)) * 1e3
     shutil.rmtree(out / "parts.zarr")
     return found
 

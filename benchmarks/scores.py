@@ -62,18 +62,39 @@ def id_map(side: int, n: int, seed: int) -> np.ndarray:
     return ids
 
 
+def disc_map(side: int, n: int, seed: int) -> np.ndarray:
+    """n discs about the points of a jittered grid, uint32, on half of the area."""
+    generator, per_axis = np.random.default_rng(seed), int(np.ceil(n**0.5))
+    step = side / per_axis
+    grid = np.indices((per_axis, per_axis)).reshape(2, -1)[:, :n]
+    centers = ((grid + generator.uniform(0.2, 0.8, (2, n))) * step).astype(int)
+    seeds = np.zeros((side, side), np.uint32)
+    seeds[tuple(centers)] = np.arange(1, n + 1)
+    distance, where = distance_transform_edt(seeds == 0, return_indices=True)
+    ids = seeds[tuple(where)]
+    ids[distance >= generator.uniform(0.3, 0.55, n + 1)[ids] * step] = 0
+    return ids
+
+
 def memory() -> None:
-    maps = class_maps(8192)
     noise = np.random.default_rng(1).integers(0, 21, (2, 4096, 4096), dtype=np.uint8)
-    ids = id_map(8192, 100_000, 0), id_map(8192, 100_000, 1)
-    for name, (a, b) in (("21 classes, flat", maps), ("21 classes, noise", noise), ("10^5 objects each", ids)):
+    for name, (a, b) in (
+        ("21 classes, flat", class_maps(8192)),
+        ("21 classes, noise", noise),
+        ("10^5 discs each", (disc_map(8192, 100_000, 0), disc_map(8192, 100_000, 1))),
+        ("10^5 cells each", (id_map(8192, 100_000, 0), id_map(8192, 100_000, 1))),
+    ):
         count_overlaps(a[:64], b[:64])
         seconds = cpu_seconds(lambda a=a, b=b: count_overlaps(a, b))  # type: ignore[misc]
         print(f"{name:20s} {a.size / seconds / 1e9:6.3f} Gpx/s per core, {len(count_overlaps(a, b))} pairs")
 
 
 def from_zarr(folder: Path, side: int) -> None:
-    for kind, maps in (("classes", class_maps(side)), ("ids", (id_map(side, 100_000, 0), id_map(side, 100_000, 1)))):
+    for kind, maps in (
+        ("classes", class_maps(side)),
+        ("discs", (disc_map(side, 100_000, 0), disc_map(side, 100_000, 1))),
+        ("cells", (id_map(side, 100_000, 0), id_map(side, 100_000, 1))),
+    ):
         paths = [folder / f"{kind}-{name}.zarr" for name in ("prediction", "truth")]
         for path, pixels in zip(paths, maps, strict=True):
             zarr.create_array(
@@ -92,7 +113,7 @@ def from_zarr(folder: Path, side: int) -> None:
                     source.read(box)
 
         def score(paths: list[Path] = paths, kind: str = kind) -> None:
-            tilekit.evaluate(paths[0], paths[1], kind=kind, block=4096)
+            tilekit.evaluate(*paths, kind="classes" if kind == "classes" else "ids", block=4096)
 
         score()
         reading, scoring = cpu_seconds(read), cpu_seconds(score)

@@ -21,6 +21,7 @@ from tilekit.engine import Progress, no_progress
 from tilekit.errors import InputError
 from tilekit.jobs.ingest import ingest_image
 from tilekit.jobs.label import label_image, label_stage, open_classes
+from tilekit.jobs.label_plan import label_task_bytes, label_workers
 from tilekit.jobs.output import as_source
 from tilekit.jobs.segment import Job, Options, prepare, run_stages
 from tilekit.jobs.weigh import WeighOptions, weigh_labels
@@ -60,8 +61,8 @@ def label_file(
     """Number the objects of a store's class map; or of `classes`, a class map anywhere, into `out`."""
     p = parameters
     source, store = open_classes(classes, out)
-    workers = available_cores() if p.workers is None else p.workers
-    with open_runner(workers if workers > 1 or p.workers else 0, p.scheduler, p.tls) as runner:
+    workers = 0 if p.scheduler else label_workers(label_task_bytes(source, p.block, p.split), p.workers)
+    with open_runner(workers, p.scheduler, p.tls) as runner:
         asked = {"connectivity", "min_size", "fill_holes", "split", "block", "polygons", "overwrite"}
         return label_image(source, store, runner, progress=progress, **p.model_dump(include=asked))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from scipy import ndimage
 
 import tilekit
 from tilekit.errors import InputError
+from tilekit.jobs.label_plan import label_workers
 from tilekit.specimen import Specimen
 
 Array = NDArray[Any]
@@ -235,3 +238,53 @@ def test_touching_objects_are_split_alike_in_every_block(tmp_path: Path) -> None
     np.testing.assert_array_equal(areas, np.bincount(whole.ravel())[1:])
     again = tilekit.label_objects(classes, tmp_path / "64.zarr", block=64, split=120)
     assert (again["objects"], again["unsplit"]) == (whole.max(), 1)
+
+
+def test_holes_are_filled_before_objects_are_split(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    classes = Specimen(400, 3).truth([(0, 400), (0, 400)]).copy()
+    classes[tuple(rng.integers(0, 400, (2, 2000)))] = 0
+    expected = labeled(filled_whole(classes, 20, 8), tmp_path / "filled.zarr", block=400, split=120)
+    assert expected.max() < labeled(classes, tmp_path / "open.zarr", block=400, split=120).max()
+    for block in (64, 400):
+        found = labeled(classes, tmp_path / f"{block}.zarr", block=block, split=120, fill_holes=20)
+        np.testing.assert_array_equal(found, expected)
+
+
+MEMORY = """
+import sys
+import numpy as np
+import tilekit
+from tilekit.specimen import Specimen
+def read(key):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
+kind, side, out = sys.argv[1], 1536, sys.argv[2]
+options = {"split": 64} if kind == "split" else {"connectivity": 4}
+if kind == "noise":
+    classes = np.random.default_rng(0).integers(1, 3, (2 * side, side), dtype=np.uint8)
+else:
+    classes = np.tile(Specimen(side).truth([(0, side), (0, side)]), (2, 1))
+tilekit.label_objects(np.ones((64, 64), np.uint8), out + "-small", **options)
+start = read("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")
+promised = tilekit.label_objects(classes, out, block=side, **options)["task_bytes"]
+print(read("VmHWM") - start, promised)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", ["cells", "noise", "split"])
+def test_measured_memory_is_under_the_promise(kind: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MEMORY, kind, str(tmp_path / "o.zarr")]
+    taken, promised = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    print(f"{kind}: {taken / 2**20:.0f} of {promised / 2**20:.0f} MiB")
+    assert 0 < taken <= promised
+
+
+def test_workers_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tilekit.jobs.label_plan.available_memory", lambda: 2 << 30)
+    with pytest.raises(InputError, match=r"2 workers needs \d\.\d\d GiB but 1\.60 are free; use fewer --workers"):
+        tilekit.label_objects(np.zeros((2048, 2048), np.uint8), tmp_path / "o.zarr", workers=2)
+    monkeypatch.setattr("tilekit.jobs.label_plan.available_cores", lambda: 4)
+    assert [label_workers(n << 20, None) for n in (1, 400)] == [2, 0]

@@ -14,6 +14,7 @@ from tilekit.evaluation import Rules
 from tilekit.jobs.evaluate import opened
 from tilekit.jobs.ingest import ingest_image
 from tilekit.jobs.label import label_image
+from tilekit.jobs.label_plan import label_task_bytes, label_workers
 from tilekit.jobs.output import as_source
 from tilekit.jobs.pairs import list_pairs
 from tilekit.jobs.scoring import evaluate_pairs
@@ -134,10 +135,12 @@ def label_objects(
     `min_size` pixels are left out; background of fewer than `fill_holes` pixels that one class alone surrounds is
     filled first. `split` splits touching objects of up to so many pixels in height and width by a watershed on the
     distance to their border; larger ones stay whole and are counted. `polygons` (geojson, geoparquet or
-    qupath) writes their outlines beside the table. Returns objects, unsplit, blocks, redone, seconds,
+    qupath) writes their outlines beside the table. Returns objects, unsplit, blocks, task_bytes, redone, seconds,
     output. Raises InputError for bad input, RunError for blocks that failed.
     """
     source = as_source(_planes(classes), as_labels=True)
+    if scheduler is None:
+        label_workers(label_task_bytes(source, block, split), workers)
     with open_runner(workers, scheduler) as runner:
         return label_image(
             source,

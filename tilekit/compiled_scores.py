@@ -13,34 +13,50 @@ Array = NDArray[Any]
 UInts = NDArray[np.uint64]
 Counts = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
+PAIRS = 512
+"""Pixels that are counted at once."""
 
 
 @compiled
 def count_byte_pairs(first: Bytes, second: Bytes) -> Counts:
-    """How often each pair of values occurs in two flat maps of bytes, int64 (256, 256).
+    """How often each pair of values occurs in two flat maps of bytes, int64 (256, 256)."""
+    counts = np.zeros(1 << 16, np.int64)
+    for start in range(0, first.size, 1 << 31):  # what tables of 32 bits can count
+        counts += _count_words(first[start : start + (1 << 31)], second[start : start + (1 << 31)])
+    return counts.reshape(256, 256)
 
-    Eight equal pairs are counted at once, and runs of those together: adding to one counter again and again waits.
+
+@compiled
+def _count_words(first: Bytes, second: Bytes) -> Counts:
+    """Both values as one word of 16 bits, eight pixels at a time: once where all are equal, else by four tables.
+
+    Adding to one counter again and again waits. The words of PAIRS pixels stay in the core's nearest cache, and so do
+    tables of 32 bits.
     """
-    counts = np.zeros((256, 256), np.int64)
-    ones, byte, step = np.uint64(0x0101010101010101), np.uint64(255), np.uint64(8)
-    n_words = first.size // 8
-    first_words, second_words = first[: 8 * n_words].view(np.uint64), second[: 8 * n_words].view(np.uint64)
-    run_a, run_b, run = np.uint64(0), np.uint64(0), 0
-    for i in range(n_words):
-        a, b = first_words[i], second_words[i]
-        if a == run_a and b == run_b:
-            run += 8
-        elif a == (a & byte) * ones and b == (b & byte) * ones:
-            counts[run_a & byte, run_b & byte] += run
-            run_a, run_b, run = a, b, 8
-        else:
-            for _ in range(8):
-                counts[a & byte, b & byte] += 1
-                a >>= step
-                b >>= step
-    counts[run_a & byte, run_b & byte] += run
-    for i in range(8 * n_words, first.size):
-        counts[first[i], second[i]] += 1
+    tables = np.zeros(
+        (4, (1 << 16) + 64), np.uint32
+    )  # at 2^16 apart, equal pairs would compete for places of the cache
+    a, b, c, d = tables[0], tables[1], tables[2], tables[3]
+    words = np.empty(PAIRS, np.uint16)
+    fours, low, ones = words.view(np.uint64), np.uint64(0xFFFF), np.uint64(0x0001000100010001)
+    one, eight, n = np.uint32(1), np.uint32(8), first.size // PAIRS * PAIRS
+    for start in range(0, n, PAIRS):
+        upper, lower = first[start : start + PAIRS], second[start : start + PAIRS]
+        for i in range(PAIRS):
+            words[i] = np.uint16(upper[i]) << np.uint16(8) | np.uint16(lower[i])
+        for i in range(0, PAIRS // 4, 2):
+            if fours[i] == fours[i + 1] and fours[i] == (fours[i] & low) * ones:
+                a[fours[i] & low] += eight
+                continue
+            for k in range(i, i + 2):
+                four = fours[k]
+                a[four & low] += one
+                b[(four >> np.uint64(16)) & low] += one
+                c[(four >> np.uint64(32)) & low] += one
+                d[four >> np.uint64(48)] += one
+    for i in range(n, first.size):
+        a[np.uint64(first[i]) << np.uint64(8) | np.uint64(second[i])] += one
+    counts: Counts = tables[:, : 1 << 16].astype(np.int64).sum(0)
     return counts
 
 
@@ -59,14 +75,15 @@ def _add(a: Any, b: Any, count: Any, table: UInts) -> int:
     while table[row, 2] and (table[row, 0] != a or table[row, 1] != b):
         row = (row + np.uint64(1)) & mask
     is_new = table[row, 2] == 0
-    table[row, 0], table[row, 1] = a, b
+    if is_new:
+        table[row, 0], table[row, 1] = a, b
     table[row, 2] += count
     return int(is_new)
 
 
 @compiled
 def _doubled(table: UInts) -> UInts:
-    larger = np.zeros((2 * table.shape[0], 4), np.uint64)
+    larger = np.zeros((2 * table.shape[0], 3), np.uint64)
     for row in range(table.shape[0]):
         if table[row, 2]:
             _add(table[row, 0], table[row, 1], table[row, 2], larger)
@@ -74,45 +91,34 @@ def _doubled(table: UInts) -> UInts:
 
 
 @compiled
-def _fill(first: Array, second: Array, start: int, small: UInts, table: UInts, used: int) -> tuple[int, int]:
-    """Count runs from `start` on until the table is half full or all are; where it stopped, and the rows in use."""
-    last = np.uint64(small.shape[0] - 1)
-    a, b = np.uint64(first[start]), np.uint64(second[start])
-    for i in range(start + 1, first.size + 1):
-        if i < first.size and np.uint64(first[i]) == a and np.uint64(second[i]) == b:
-            continue
-        row = _mixed(a, b) & last
-        if small[row, 0] != a or small[row, 1] != b:
-            if small[row, 2]:
-                used += _add(small[row, 0], small[row, 1], small[row, 2], table)
-            small[row, 0], small[row, 1], small[row, 2] = a, b, np.uint64(0)
-        small[row, 2] += np.uint64(i - start)
-        if i == first.size or 2 * used > table.shape[0]:
-            break
-        a, b, start = np.uint64(first[i]), np.uint64(second[i]), i
-    return i, used
+def _add_runs(first: Array, second: Array, stops: Counts, table: UInts) -> int:
+    """Add a piece of both maps run by run, whose ends are found first, without a branch; how many rows are new."""
+    n = is_new = start = 0
+    for i in range(1, first.size):
+        stops[n] = i
+        n += (first[i] != first[i - 1]) | (second[i] != second[i - 1])
+    stops[n] = first.size
+    for stop in stops[: n + 1]:
+        is_new += _add(np.uint64(first[start]), np.uint64(second[start]), np.uint64(stop - start), table)
+        start = stop
+    return is_new
 
 
 @compiled
 def count_runs(first: Array, second: Array) -> UInts:
-    """How often each pair of integers occurs in two flat maps: uint64 (n, 4) of first, second, count, 0, in no order.
+    """How often each pair of integers occurs in two flat maps: uint64 (3, n): first, second, count, in no order.
 
-    Signed values come back as their 64 bits. Pixels are taken run by run, and counted in a small table that stays in
-    the core's cache: the next row of pixels meets the same pairs. What another pair drives out of it goes into the
-    large table, which doubles when half full.
+    Signed values come back as their 64 bits. The table is never more than half full.
     """
-    small, table = np.zeros((8192, 4), np.uint64), np.zeros((2048, 4), np.uint64)
-    used = i = 0
-    while i < first.size:
-        i, used = _fill(first, second, i, small, table, used)
-        if 2 * used > table.shape[0]:
+    n_rows = 4 * PAIRS
+    while n_rows < first.size // 32:
+        n_rows *= 2
+    table, stops, used = np.zeros((n_rows, 3), np.uint64), np.empty(PAIRS, np.int64), 0
+    for start in range(0, first.size, PAIRS):
+        if 2 * (used + PAIRS) > table.shape[0]:
             table = _doubled(table)
-    for row in range(small.shape[0]):
-        if small[row, 2]:
-            used += _add(small[row, 0], small[row, 1], small[row, 2], table)
-        if 2 * used > table.shape[0]:
-            table = _doubled(table)
-    return table[np.flatnonzero(table[:, 2])]
+        used += _add_runs(first[start : start + PAIRS], second[start : start + PAIRS], stops, table)
+    return table[np.flatnonzero(table[:, 2])].T.copy()
 
 
 @compiled

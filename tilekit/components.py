@@ -145,11 +145,18 @@ def faces(runs: Runs, width: int) -> tuple[Ints, Ints, Ints, Ints]:
 
 
 @compiled
-def paint(runs: Runs, values: NDArray[Any], out: NDArray[Any]) -> None:
-    """Write the value of each component, `values[label]`, on its pixels; the others stay as they are."""
-    for y in range(runs.rows.size - 1):
-        for run in range(runs.rows[y], runs.rows[y + 1]):
-            out[y, runs.start[run] : runs.stop[run]] = values[runs.label[run]]
+def paint(runs: Runs, values: NDArray[Any], out: NDArray[Any], top: int = 0, left: int = 0) -> None:
+    """Write the value of each component, `values[label]`, on its pixels; the others stay as they are.
+
+    `out` is the part of the block that begins at (top, left).
+    """
+    height, width = out.shape
+    for y in range(height):
+        run, end = runs.rows[top + y], runs.rows[top + y + 1]
+        run += np.searchsorted(runs.stop[run:end], left, side="right")
+        while run < end and runs.start[run] < left + width:
+            out[y, max(runs.start[run] - left, 0) : min(runs.stop[run] - left, width)] = values[runs.label[run]]
+            run += 1
 
 
 PLACES = ("area", "y_sum", "x_sum", "y_min", "y_max", "x_min", "x_max")

@@ -115,8 +115,9 @@ def _true_positives(shared: Overlaps, ious: NDArray[np.float64]) -> NDArray[np.i
     for threshold in THRESHOLDS:
         good = ious >= threshold
         n = int(good.sum())
-        doubles = 2 * n - len(np.unique(shared.truth[good])) - len(np.unique(shared.prediction[good]))
-        found.append(n - doubles)
+        if threshold <= 0.5:
+            n = len(np.unique(shared.truth[good])) + len(np.unique(shared.prediction[good])) - n
+        found.append(n)
     return np.array(found, np.int64)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tilekit.packing import pack, unpack
 
 Array = NDArray[Any]
 
@@ -33,14 +34,11 @@ class Overlaps:
 
     def to_bytes(self) -> bytes:
         """As a file in memory; `from_bytes` gives the table back."""
-        file = io.BytesIO()
-        np.savez(file, prediction=self.prediction, truth=self.truth, counts=self.counts)
-        return file.getvalue()
+        return pack({"prediction": self.prediction, "truth": self.truth, "counts": self.counts})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Overlaps:
-        with np.load(io.BytesIO(data)) as file:
-            return cls(file["prediction"], file["truth"], file["counts"])
+        return cls(**unpack(data))
 
 
 def count_overlaps(prediction: Array, truth: Array) -> Overlaps:
@@ -61,7 +59,7 @@ def count_overlaps(prediction: Array, truth: Array) -> Overlaps:
         table = count_byte_pairs(first, second)
         t, p = np.nonzero(table)
         return Overlaps(p.astype(np.uint64), t.astype(np.uint64), table[t, p])
-    t, p, counts, _ = count_runs(first, second).T
+    t, p, counts = count_runs(first, second)
     return _summed(_as(prediction, p), _as(truth, t), counts.astype(np.int64))
 
 
@@ -90,8 +88,10 @@ def _summed(prediction: Array, truth: Array, counts: NDArray[np.int64]) -> Overl
     prediction, truth, counts = prediction[order], truth[order], counts[order]
     first = np.ones(len(counts), np.bool)
     first[1:] = (prediction[1:] != prediction[:-1]) | (truth[1:] != truth[:-1])
+    if first.all():
+        return Overlaps(prediction, truth, counts)
     starts = np.flatnonzero(first)
-    return Overlaps(prediction[starts], truth[starts], np.add.reduceat(counts, starts) if len(starts) else counts)
+    return Overlaps(prediction[starts], truth[starts], np.add.reduceat(counts, starts))
 
 
 def _order(prediction: Array, truth: Array) -> NDArray[np.intp]:

@@ -9,7 +9,6 @@ have 5 * 10^8 pixels of faces, but no join holds more than 8 * 10^6 of them.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
@@ -19,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+
+from tilekit.packing import pack, unpack
 
 FAN = 4
 """Children of a node along each axis."""
@@ -81,17 +82,15 @@ class Node:
     """Where each child's part of `up` begins."""
 
     def to_bytes(self) -> bytes:
-        file = io.BytesIO()
         arrays = {f.name: getattr(self.table, f.name) for f in fields(Table)}
         arrays |= dict(zip(("top", "bottom", "left", "right"), self.faces, strict=True))
-        np.savez(file, up=self.up, starts=self.starts, n_open=self.n_open, **arrays)
-        return file.getvalue()
+        return pack(arrays | {"up": self.up, "starts": self.starts, "n_open": np.array(self.n_open)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Node:
-        with np.load(io.BytesIO(data), allow_pickle=False) as a:
-            table = Table(*(a[f.name] for f in fields(Table)))
-            return cls(table, int(a["n_open"]), (a["top"], a["bottom"], a["left"], a["right"]), a["up"], a["starts"])
+        a = unpack(data)
+        table = Table(*(a[f.name] for f in fields(Table)))
+        return cls(table, int(a["n_open"]), (a["top"], a["bottom"], a["left"], a["right"]), a["up"], a["starts"])
 
 
 def block_node(lines: Sequence[Ids], table: Table, closed: Sequence[bool]) -> tuple[Node, Ids]:

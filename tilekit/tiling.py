@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import lcm
 
 from tilekit.box import Box, grid_boxes
@@ -129,6 +130,19 @@ class BlockGrid:
 
     def __iter__(self) -> Iterator[Block]:
         return map(self.block, range(len(self)))
+
+    def plane_number(self, plane: Sequence[int]) -> int:
+        """How many planes come before this one."""
+        number = 0
+        for i, n in zip(plane, self.planes, strict=True):
+            number = number * n + i
+        return number
+
+    def touched(self, plane: Sequence[int], box: Box) -> Iterator[Block]:
+        """The blocks that hold a pixel of a box inside a plane."""
+        (ny, nx), cells = self.per_axis, box.coarser(self.side)
+        for y, x in product(*map(range, cells.start, cells.stop)):
+            yield self.block((self.plane_number(plane) * ny + y) * nx + x)
 
 
 def block_side(shape: Pair, stride: Pair) -> int:

@@ -179,7 +179,6 @@ def test_bad_input_of_weigh_is_one_line(files: Path, tmp_path: Path, arguments: 
         (["{files}/image.tif"], "has no labels/classes; segment it first, or name a class map and an output"),
         (["{files}/image.tif", "{out}", "--connectivity", "6"], "--connectivity 6: input should be 4 or 8"),
         (["{files}/image.tif", "{out}", "--polygons", "svg"], "--polygons svg: input should be 'geojson', "),
-        (["{files}/image.tif", "{out}", "--split", "9", "--fill-holes", "9"], "not both"),
         (["{files}/absent.tif", "{out}"], "absent.tif"),
     ],
 )

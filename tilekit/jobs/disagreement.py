@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tilekit.jobs.pairs import Pair
 from tilekit.jobs.scoring import Counted, images_of
 from tilekit.ledger import mark_started
 from tilekit.overlaps import Overlaps, merged
+from tilekit.packing import pack, read_arrays
 from tilekit.predictor import VOID
 from tilekit.run import Runner
 from tilekit.store import put_file, update_group
@@ -57,9 +57,7 @@ def write_disagreement(counted: list[Counted], out: Path, runner: Runner, progre
         for image, (_, indices) in enumerate(images_of(counted[0].config, number)):
             tables = [c.raw_table(indices) for c in counted]
             for name, (values, meanings) in _meanings(counted, tables, number).items():
-                file = BytesIO()
-                np.savez(file, values=values, meanings=meanings)
-                put_file(folder, f"{image}-{name}.npz", file.getvalue())
+                put_file(folder, f"{image}-{name}", pack({"values": values, "meanings": meanings}))
         _write_layer(pair, store, folder, runner, progress)
         layers.append(str(store / LAYER))
     return layers
@@ -135,7 +133,7 @@ def write_block(index: int, config: LayerConfig) -> Receipt:
     image = block.plane[0] if pair.axes[0] == "t" else 0
     maps = (("truth", pair.truth), *((str(k), s) for k, s in enumerate(pair.predictions)))
     truth, first, second = (
-        _translate(pair.read(source, block), *_load(config.meanings / f"{image}-{name}.npz")) for name, source in maps
+        _translate(pair.read(source, block), *_load(config.meanings / f"{image}-{name}")) for name, source in maps
     )
     layer = disagreement(first, second, truth)
     pixels = layer.reshape((1,) * len(block.plane) + layer.shape)
@@ -153,8 +151,8 @@ def disagreement(first: Array, second: Array, truth: Array) -> NDArray[np.uint8]
 
 @lru_cache(maxsize=8)
 def _load(path: Path) -> tuple[Array, Array]:
-    with np.load(path) as file:
-        return file["values"], file["meanings"]
+    held = read_arrays(path)
+    return held["values"], held["meanings"]
 
 
 def _translate(pixels: Array, values: Array, meanings: Array) -> Array:

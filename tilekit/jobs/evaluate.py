@@ -62,7 +62,7 @@ class CountConfig:
 
     def key(self, index: int, prediction: int) -> str:
         """Where the counts of a block lie below the output."""
-        return f"{FOLDER}/{STAGE}/counts/{index}-{prediction}.npz"
+        return f"{FOLDER}/{STAGE}/counts/{index}-{prediction}"
 
 
 def count_block(index: int, config: CountConfig) -> Receipt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from tilekit.box import Box
 from tilekit.errors import InputError
 from tilekit.ledger import FOLDER
+from tilekit.packing import read_arrays
 from tilekit.predictor import VOID
 from tilekit.sources import Source
 from tilekit.tiling import Block, BlockGrid
@@ -61,7 +61,7 @@ class Finding:
         return self.out / FOLDER / f"label-{self.name}-{stage}"
 
     def key(self, stage: str, index: int) -> str:
-        return f"{WORK}/{self.name}/{stage}/{index}.npz"
+        return f"{WORK}/{self.name}/{stage}/{index}"
 
 
 def new_finding(classes: Source, out: Path, side: int, connectivity: int, **options: Any) -> Finding:
@@ -74,9 +74,7 @@ def first_key(finding: Finding, plane: Sequence[int], box: Box, positions: Array
     """Row-major position in the whole image, plane after plane, of positions within a box."""
     height, width = finding.grid.shape
     y, x = np.divmod(positions, box.shape[1])
-    number = 0
-    for i, n in zip(plane, finding.grid.planes, strict=True):
-        number = number * n + i
+    number = finding.grid.plane_number(plane)
     keys: Array = (number * height + box.start[0] + y) * width + box.start[1] + x
     return keys
 
@@ -110,19 +108,7 @@ def closed_faces(grid: BlockGrid, block: Block) -> tuple[bool, bool, bool, bool]
     return start[0] == 0, stop[0] == grid.shape[0], start[1] == 0, stop[1] == grid.shape[1]
 
 
-def pack(arrays: dict[str, Array]) -> bytes:
-    file = io.BytesIO()
-    np.savez(file, **arrays)  # type: ignore[arg-type]
-    return file.getvalue()
-
-
-def read_arrays(path: Path) -> dict[str, Array]:
-    """What `pack` wrote."""
-    with np.load(path, allow_pickle=False) as held:
-        return dict(held)
-
-
 @lru_cache(maxsize=16)
 def load_file(path: Path, run: str) -> dict[str, Array]:
-    """The same, kept for the blocks that come next: few, as a block of noise has 30 MB of keys."""
+    """Arrays of a file, kept for the blocks that come next: few, as a block of noise has 30 MB of keys."""
     return read_arrays(path)

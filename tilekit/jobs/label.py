@@ -22,6 +22,7 @@ from tilekit.engine import Progress, Receipt, Report, Stage, execute, no_progres
 from tilekit.errors import InputError
 from tilekit.jobs.finding import WORK, Finding, new_finding
 from tilekit.jobs.ingest import reachable
+from tilekit.jobs.label_plan import label_task_bytes
 from tilekit.jobs.measure import BATCH, TABLE, Measuring, columns, fold_parts, read_parts
 from tilekit.jobs.numbering import STAGE, WriteConfig, write_objects
 from tilekit.jobs.objects import find_in_block, fold_void
@@ -73,7 +74,7 @@ def write_table(_: int, config: TableConfig) -> Receipt:
     with TableWriter(config.out, TABLE) as table:
         for batch in range(max(-(-total // BATCH), 1)):
             n = min(total - batch * BATCH, BATCH)
-            parts = read_parts(config.out, batch, config.measuring.dtype())
+            parts = read_parts(config.out, batch, config.measuring)
             found = columns(fold_parts(parts, batch * BATCH + 1, n), config.measuring, config.pixel_size)
             place = np.unravel_index(np.searchsorted(last_of_plane, found["id"]), sides) if sides else ()
             table.write(found | dict(zip(config.planes, place, strict=True)))
@@ -214,8 +215,6 @@ def label_image(
 ) -> dict[str, Any]:
     """Label as a job of its own: `labels/objects` and `tables/objects.parquet`, in a new store or one that is there."""
     check_label_arguments(classes, out, connectivity, block)
-    if split and fill_holes:
-        raise InputError("objects are split or their holes filled, not both; leave out --split or --fill-holes")
     if split:
         check_can_split()
     if polygons:
@@ -238,6 +237,7 @@ def label_image(
         "objects": said["objects"],
         "unsplit": said["unsplit"],
         "blocks": len(finding.grid),
+        "task_bytes": label_task_bytes(classes, block, split),
         "redone": sum(r.redone for r in reports),
         "seconds": round(time.perf_counter() - started, 3),
         "output": str(out),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilekit.components import PLACES, VALUES, Runs, places, values
+from tilekit.packing import pack, read_arrays
 from tilekit.sources import Source
 from tilekit.store import put_file
 from tilekit.tiling import Block
 
 Array = NDArray[Any]
+Parts = dict[str, Array]
+"""Columns by name, an entry for each part of an object that lies in one block."""
 PARTS = ".tilekit/label-work/parts"
 TABLE = "tables/objects.parquet"
 BATCH = 1 << 18
@@ -41,28 +43,19 @@ class Measuring:
         names = self.image.channel_names if self.image is not None else None
         return list(names) if names else [str(i) for i in range(self.n_channels)]
 
-    def dtype(self) -> np.dtype[Any]:
-        """One part of one object."""
-        fields: list[tuple[str, str]] = [
-            ("id", "<i8"),
-            ("class", "<i8"),
-            ("edge", "<i8"),
-            *((p, "<i8") for p in PLACES),
-        ]
-        for c in range(self.n_channels):
-            fields += [(f"{name}_{c}", "<f8") for name in VALUES]
-        return np.dtype(fields)
+    @property
+    def dtypes(self) -> dict[str, type]:
+        """Of what is kept of each part of an object."""
+        measured = [f"{name}_{c}" for c in range(self.n_channels) for name in VALUES]
+        return dict.fromkeys(("id", "class", "edge", *PLACES), np.int64) | dict.fromkeys(measured, np.float64)
 
 
-def measure_block(measuring: Measuring, block: Block, runs: Runs, ids: Array, edge: Array) -> Array:
-    """Parts of the objects in a block: what `Measuring.dtype` lists but the class, for each component (n,)."""
-    parts = np.zeros(len(ids), measuring.dtype())
-    parts["id"], parts["edge"] = ids, edge
-    for name, column in zip(PLACES, places(runs, *block.box.start).T, strict=True):
-        parts[name] = column
+def measure_block(measuring: Measuring, block: Block, runs: Runs) -> Parts:
+    """Places and values of the objects in a block, for each component (n,)."""
+    parts = dict(zip(PLACES, places(runs, *block.box.start).T, strict=True))
     for c in range(measuring.n_channels):
-        for name, column in zip(VALUES, values(runs, _channel(measuring, block, c)).T, strict=True):
-            parts[f"{name}_{c}"] = column
+        names = [f"{name}_{c}" for name in VALUES]
+        parts |= zip(names, values(runs, _channel(measuring, block, c)).T, strict=True)
     return parts
 
 
@@ -75,41 +68,40 @@ def _channel(measuring: Measuring, block: Block, channel: int) -> Array:
     return image.read([*((i, i + 1) for i in lead), *sides]).reshape(block.box.shape)
 
 
-def put_parts(out: Path, index: int, parts: Array) -> list[Any]:
-    """Keep a block's parts, sorted out by batches of ids."""
+def put_parts(out: Path, index: int, parts: Parts) -> list[Any]:
+    """Keep a block's parts with an id, sorted out by batches of ids."""
     batches = (parts["id"] - 1) // BATCH
     shards = []
-    for batch in np.unique(batches):
-        file = io.BytesIO()
-        np.save(file, parts[batches == batch])
-        shards.append(put_file(out, f"{PARTS}/{batch}/{index}.npy", file.getvalue()))
+    for batch in np.unique(batches[batches >= 0]):
+        here = batches == batch
+        data = pack({name: column[here] for name, column in parts.items()})
+        shards.append(put_file(out, f"{PARTS}/{batch}/{index}", data))
     return shards
 
 
-def fold_parts(parts: Array, first_id: int, n: int) -> Array:
+def fold_parts(parts: Parts, first_id: int, n: int) -> Parts:
     """One entry for each of n objects with ids from `first_id` on."""
-    out = np.zeros(n, parts.dtype)
-    at = parts["id"] - first_id
-    assert parts.dtype.names is not None
-    for name in parts.dtype.names:
+    at, folded = parts["id"] - first_id, {}
+    for name, column in parts.items():
+        ufunc: np.ufunc = np.add
+        neutral: float = 0
         if name in ("id", "class", "edge") or "max" in name:
-            out[name] = -np.inf if parts.dtype[name].kind == "f" else -1
-            np.maximum.at(out[name], at, parts[name])
+            ufunc, neutral = np.maximum, -np.inf if column.dtype.kind == "f" else -1
         elif "min" in name:
-            out[name] = np.inf if parts.dtype[name].kind == "f" else 1 << 62
-            np.minimum.at(out[name], at, parts[name])
-        else:
-            np.add.at(out[name], at, parts[name])
-    return out
+            ufunc, neutral = np.minimum, np.inf if column.dtype.kind == "f" else 1 << 62
+        folded[name] = np.full(n, neutral, column.dtype)
+        ufunc.at(folded[name], at, column)
+    return folded
 
 
-def read_parts(out: Path, batch: int, dtype: np.dtype[Any]) -> Array:
+def read_parts(out: Path, batch: int, measuring: Measuring) -> Parts:
     """All parts of the objects of a batch."""
-    files = sorted((out / PARTS / str(batch)).glob("*.npy"), key=lambda p: int(p.stem))
-    return np.concatenate([np.zeros(0, dtype), *(np.load(f, allow_pickle=False) for f in files)])
+    files = sorted((out / PARTS / str(batch)).glob("*"), key=lambda p: int(p.name))
+    held = [read_arrays(f) for f in files]
+    return {n: np.concatenate([np.zeros(0, t), *(part[n] for part in held)]) for n, t in measuring.dtypes.items()}
 
 
-def columns(objects: Array, measuring: Measuring, pixel_size: tuple[float, float] | None) -> dict[str, Array]:
+def columns(objects: Parts, measuring: Measuring, pixel_size: tuple[float, float] | None) -> dict[str, Array]:
     """The columns of the table; boxes are half-open, centroids those of pixel centers."""
     area = objects["area"]
     found: dict[str, Array] = {

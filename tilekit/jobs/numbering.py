@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilekit.components import Runs, beside, faces, first_pixels, paint
+from tilekit.components import Runs, beside, faces, paint
 from tilekit.engine import Receipt
 from tilekit.jobs.finding import Finding, closed_faces, load_file, read_classes
 from tilekit.jobs.measure import Measuring, measure_block, put_parts
-from tilekit.jobs.objects import find_components
+from tilekit.jobs.objects import read_runs
 from tilekit.jobs.output import Pyramid, stage_folder
 from tilekit.jobs.tree import whole_components
 from tilekit.ledger import mark_started
@@ -39,23 +39,19 @@ class WriteConfig:
 
 
 def write_objects(index: int, config: WriteConfig) -> Receipt:
-    """Stage write: label a block again, give final ids, write them on every level that the block owns."""
+    """Stage write: give a block's components their final ids, and write them on every level that the block owns."""
     finding, pyramid = config.finding, config.pyramid
     redone = mark_started(stage_folder(finding.out, STAGE), index)
     block = finding.grid.block(index)
-    found = find_components(finding, block)
-    runs, classes = found.runs, found.classes
-    whole = whole_components(finding, index)
+    runs, whole = read_runs(finding, index), whole_components(finding, index)
     ids = ids_of(whole.first, whole.area >= max(finding.min_size, 1), config)
-    pixels = np.zeros(classes.shape, pyramid.dtype)
+    pixels = np.zeros(block.box.shape, pyramid.dtype)
     paint(runs, np.concatenate([[0], ids]).astype(pyramid.dtype), pixels)
     lead = (1,) * len(pyramid.leading)
     shards = pyramid.write_block(pyramid.passes[0], block.plane, block.box, pixels.reshape(*lead, *pixels.shape))
     if config.measuring is not None:
-        edge = _is_cut(config, block, runs)
-        parts = measure_block(config.measuring, block, runs, ids, edge)
-        parts["class"] = classes.reshape(-1)[first_pixels(runs, classes.shape[1])]
-        shards += put_parts(finding.out, index, parts[ids > 0])
+        parts = {"id": ids, "class": whole.kind, "edge": _is_cut(config, block, runs).astype(np.int64)}
+        shards += put_parts(finding.out, index, parts | measure_block(config.measuring, block, runs))
     return Receipt(shards, {}, redone)
 
 

@@ -9,6 +9,7 @@ The same three stages find holes in the background, where small ones are to be f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -26,9 +27,10 @@ from tilekit.components import (
     places,
 )
 from tilekit.engine import Receipt
-from tilekit.jobs.finding import Finding, closed_faces, first_key, pack, read_box, read_classes
+from tilekit.jobs.finding import Finding, closed_faces, first_key, read_box, read_classes
 from tilekit.jobs.tree import whole_components
 from tilekit.ledger import Summary, mark_started
+from tilekit.packing import pack, read_arrays
 from tilekit.predictor import VOID
 from tilekit.seams import Table, block_node
 from tilekit.split import split_objects
@@ -51,23 +53,20 @@ class Found(NamedTuple):
 
 
 def find_components(finding: Finding, block: Block) -> Found:
-    """Components of a block, its holes filled and its objects split as asked."""
-    classes = read_classes(finding, block)
-    if finding.split_below:
-        return _find_pieces(finding, block, classes)
-    if finding.holes:
-        runs = find_runs((classes == 0).view(np.uint8), finding.around, VOID)
-    else:
-        classes = fill_holes(finding, block, classes) if finding.fill_below else classes
-        runs = find_runs(classes, finding.connectivity, VOID)
+    """Components of a block: of its background, or of what is not, holes filled and objects split as asked."""
+    if finding.split_below and not finding.holes:
+        return _find_pieces(finding, block)
+    classes = read_filled(finding, block.plane, block.box)
+    pixels = (classes == 0).view(np.uint8) if finding.holes else classes
+    runs = find_runs(pixels, finding.around, VOID)
     return Found(runs, classes, first_key(finding, block.plane, block.box, first_pixels(runs, classes.shape[1])))
 
 
-def _find_pieces(finding: Finding, block: Block, classes: Array) -> Found:
+def _find_pieces(finding: Finding, block: Block) -> Found:
     """Split objects are seen whole in a window around the block; what is too large stays to be joined."""
     margin = (finding.split_below, finding.split_below)
     window = block.box.grow(margin, margin).intersect(Box.whole(finding.grid.shape))
-    around = read_box(finding, block.plane, window)
+    around = read_filled(finding, block.plane, window)
     top, left = window.start
     pieces = split_objects(around, finding.connectivity, VOID, finding.split_below, (top, left))
     parts = np.where(pieces > 0, pieces + VOID, around)
@@ -76,7 +75,7 @@ def _find_pieces(finding: Finding, block: Block, classes: Array) -> Found:
     paint(all_runs, np.arange(len(all_runs.first) + 1, dtype=np.int32), numbers)
     inside = block.box.relative_to(window).slices
     runs = find_runs(parts[inside], finding.connectivity, VOID)
-    first = first_pixels(runs, classes.shape[1])
+    first = first_pixels(runs, block.box.shape[1])
     number = numbers[inside].reshape(-1)[first] - 1
     whole = np.stack(
         [
@@ -86,7 +85,7 @@ def _find_pieces(finding: Finding, block: Block, classes: Array) -> Found:
         axis=1,
     )[number]
     whole[parts[inside].reshape(-1)[first] < VOID] = -1
-    return Found(runs, classes, first_key(finding, block.plane, block.box, first), whole)
+    return Found(runs, around[inside], first_key(finding, block.plane, block.box, first), whole)
 
 
 def find_in_block(index: int, finding: Finding) -> Receipt:
@@ -106,6 +105,7 @@ def find_in_block(index: int, finding: Finding) -> Receipt:
     shards = [
         put_file(finding.out, finding.key("node-0", index), node.to_bytes()),
         put_file(finding.out, finding.key("found", index), pack(kept)),
+        put_file(finding.out, finding.key("runs", index), pack(found.runs._asdict())),
     ]
     void = int(np.count_nonzero(found.classes == VOID)) if found.classes.max() >= VOID else 0
     return Receipt(shards, {"void": void}, redone)
@@ -126,13 +126,21 @@ def fold_void(total: Summary, part: Summary) -> Summary:
     return {"void": total.get("void", 0) + part.get("void", 0)}
 
 
-def fill_holes(finding: Finding, block: Block, classes: Array) -> Array:
-    """Classes with small holes filled: background that one class alone surrounds, of fewer pixels than asked."""
-    holes = finding.of_holes()
-    runs = find_components(holes, block).runs
-    whole = whole_components(holes, block.index)
-    filled = (whole.area < finding.fill_below) & (whole.low == whole.high) & (whole.high != VOID)
-    values = np.concatenate([[0], np.where(filled, whole.low, 0)]).astype(classes.dtype)
-    classes = classes.copy()
-    paint(runs, values, classes)
+def read_runs(finding: Finding, index: int) -> Runs:
+    """The runs of a block, as they were found."""
+    return Runs(**read_arrays(finding.out / finding.key("runs", index)))
+
+
+def read_filled(finding: Finding, plane: Sequence[int], box: Box) -> Array:
+    """Classes of a box inside the image, small holes filled if asked: background that one class alone surrounds."""
+    classes = read_box(finding, plane, box)
+    if finding.holes or not finding.fill_below:
+        return classes
+    holes, classes = finding.of_holes(), classes.copy()
+    for block in finding.grid.touched(plane, box):
+        whole, shared = whole_components(holes, block.index), block.box.intersect(box)
+        filled = (whole.area < finding.fill_below) & (whole.low == whole.high) & (whole.high != VOID)
+        values = np.concatenate([[0], np.where(filled, whole.low, 0)]).astype(classes.dtype)
+        part = classes[shared.relative_to(box).slices]
+        paint(read_runs(holes, block.index), values, part, *shared.relative_to(block.box).start)
     return classes

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilekit.engine import Receipt
-from tilekit.jobs.finding import Finding, pack, read_arrays
+from tilekit.jobs.finding import Finding
 from tilekit.ledger import Summary, mark_started
+from tilekit.packing import pack, read_arrays
 from tilekit.seams import FAN, Node, Table, join, resolve
 from tilekit.store import put_file
 from tilekit.tiling import Block, BlockGrid
@@ -88,7 +89,10 @@ def path_up(finding: Finding, index: int) -> Iterator[tuple[Node, int]]:
 
 def whole_components(finding: Finding, index: int) -> Table:
     """What the components of a block are in the whole image."""
-    found = read_arrays(finding.out / finding.key("found", index))
+    return _whole(finding, index, read_arrays(finding.out / finding.key("found", index)))
+
+
+def _whole(finding: Finding, index: int, found: dict[str, Array]) -> Table:
     table = Table(*(found[f.name].copy() for f in fields(Table)))
     entries = found["entries"] - 1
     if len(entries):
@@ -104,7 +108,7 @@ def own_objects(index: int, finding: Finding) -> Receipt:
     redone = mark_started(finding.folder("count"), index)
     block = finding.grid.block(index)
     found = read_arrays(finding.out / finding.key("found", index))
-    whole = whole_components(finding, index)
+    whole = _whole(finding, index, found)
     own = (whole.first == found["first"]) & (whole.area >= max(finding.min_size, 1))
     keys = np.sort(whole.first[own])
     rows = np.bincount(_row_in_block(finding, block, keys), minlength=block.box.shape[0]).astype(np.uint32)
