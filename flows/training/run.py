@@ -276,7 +276,7 @@ def describe(prepared: Prepared, scores: dict[str, Scored], seconds: float) -> t
     curves = [path for path in (folder / PNG,) if path.exists()]
     counts = {part: len(samples) for part, samples in prepared.survey.samples.items()}
     data = {
-        "images": config.path(config.data.images), "truth": config.path(config.data.truth),
+        "images": config.data.images, "truth": config.data.truth,
         "split": f"by {config.split.by}: " + ", ".join(f"{n} for {part}" for part, n in counts.items()),
         "class weights": ", ".join(f"{w:.4g}" for w in prepared.survey.class_weights) or "none",
     }  # fmt: skip
