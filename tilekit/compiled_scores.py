@@ -33,7 +33,7 @@ def _count_words(first: Bytes, second: Bytes) -> Counts:
     Adding to one counter again and again waits. The words of PAIRS pixels stay in the core's nearest cache, and so do
     tables of 32 bits.
     """
-    tables = np.zeros((4, (1 << 16) + 64), np.uint32)  # at 2^16 apart, equal pairs would compete for places of the cache
+    tables = np.zeros((4, (1 << 16) + 64), np.uint32)  # at 2^16 apart they would compete for places of the cache
     a, b, c, d = tables[0], tables[1], tables[2], tables[3]
     words = np.empty(PAIRS, np.uint16)
     fours, low, ones = words.view(np.uint64), np.uint64(0xFFFF), np.uint64(0x0001000100010001)
