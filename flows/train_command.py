@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,8 +27,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a network on annotated images; writes the model, its card and its curves."""
-    from flows.training.config import commented
-    from flows.training.run import Options, train_file
+    from flows.training.config import commented, read_config
     from tilekit.errors import InputError
 
     if init:
@@ -38,7 +38,9 @@ def train(
         path.write_text(commented(), encoding="utf-8")
         typer.echo(f"{path}: set images and truth in [data], then: tilekit train {path}")
         return
+    read_config(config)  # what is wrong with it is said before torch is imported
     from flows.params import checked
+    from flows.training.run import Options, train_file
 
     options = checked(Options, **_given(locals(), Options))
     if _is_flow(prefect):
@@ -48,5 +50,11 @@ def train(
         print_facts(flow(config, options), json)
         return
     with progress_bars() as progress:
-        result = train_file(config, options, progress)
+        result = train_file(config, options, progress, on_row=None if sys.stderr.isatty() else _say)
     print_facts(result, json)
+
+
+def _say(rows: list[dict[str, Any]], overlays: list[Path]) -> None:
+    """A line per validation, where there is no terminal to draw bars on."""
+    row = rows[-1]
+    typer.echo(f"step {row['step']}: loss {row['loss']:.4f}, score {row['score']:.4f}", err=True)

@@ -35,7 +35,12 @@ def table_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     if "images" in result:
         pooled = {k: v for k, v in result.items() if k in result["images"][0]}
         return [_row(row) for row in [*result["images"], {"image": "all", **pooled}]]
-    return [{"prediction": name, **row} for name in ("first", "second") for row in table_rows(result[name])]
+    names = [row["image"] for row in table_rows(result["first"])]
+    return [
+        {"prediction": which, **row, "image": name}
+        for which in ("first", "second")
+        for name, row in zip(names, table_rows(result[which]), strict=True)
+    ]
 
 
 def _row(scores: dict[str, Any]) -> dict[str, Any]:

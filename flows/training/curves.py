@@ -26,7 +26,8 @@ def write_curves(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
         return written
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     steps = [row["step"] for row in rows]
-    shown = {"loss": ["loss"], "score": [k for k in ("score", "miou") if any(k in row for row in rows)]}
+    differs = any(row.get("miou", row["score"]) != row["score"] for row in rows)
+    shown = {"loss": ["loss"], "score": ["score", "miou"] if differs else ["score"]}
     for axes, (title, keys) in zip(figure.subplots(1, 2), shown.items(), strict=True):
         for key in keys:
             axes.plot(steps, [row.get(key) for row in rows], marker=".", label=key)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from flows.training.config import Config
 from models import receptive
 from models.architecture import UNetConfig
+from models.augment import Augmentation, draw
 from models.checkpoint import read_header
-from models.recipe import Recipe
+from models.recipe import PRESETS, Recipe
 from models.starting import new_network, trained_network
 from models.unet import UNet
 from tilekit.errors import InputError
@@ -18,6 +21,8 @@ def recipe_of(config: Config) -> Recipe:
     """The preset with what the configuration changes; InputError where they do not fit."""
     t = config.training
     changes = t.model_dump(exclude={"preset", "init", "device", "devices"}) | config.patches.model_dump()
+    if t.warm_up is None:
+        changes["warm_up"] = min(PRESETS[t.preset].warm_up, t.steps // 10)
     try:
         return Recipe.of(t.preset, **changes, every=config.validation.every)
     except ValueError as error:
@@ -39,6 +44,10 @@ def halo_of(config: Config, init: Path | None) -> int:
         raise InputError(
             f"[patches] side is {side} pixels, must be a multiple of the stride {reach.stride}; take {near}"
         )
+    try:  # as each patch will be, so that it is known before the data are read
+        draw(Augmentation(**config.augment.model_dump()), np.random.default_rng(0), reach.before + side + reach.after)
+    except InputError as error:
+        raise InputError(f"[augment] {error}; set [augment] elastic, or [patches] side ({side} and the halo)") from None
     return max(reach.before, reach.after)
 
 

@@ -173,9 +173,10 @@ class Network(Section):
 class Patches(Section):
     """What of the images makes a batch."""
 
-    side: Annotated[int, Field(ge=1, le=16384)] = 256
-    """Of the square in which the loss is computed, in pixels; the network sees its halo around it, too."""
-    batch: Annotated[int, Field(ge=1, le=4096)] = 4
+    side: Annotated[int, Field(ge=1, le=16384)] | None = Field(default=None, examples=[128])
+    """Of the square in which the loss is computed, in pixels, a multiple of the network's stride; the network sees its
+    halo around it, too. Unset, here and below: the preset's."""
+    batch: Annotated[int, Field(ge=1, le=4096)] | None = Field(default=None, examples=[4])
     """Patches of a batch."""
     choose: Literal["uniform", "class", "weight"] = "uniform"
     """Where their centers are: anywhere, in each class equally often, or in proportion to the weight."""
@@ -230,7 +231,7 @@ class Training(Section):
     weight_decay: Annotated[float, Field(ge=0, le=10)] | None = Field(default=None, examples=[0.0001])
     """Per update, times the learning rate."""
     warm_up: Annotated[int, Field(ge=0)] | None = Field(default=None, examples=[100])
-    """Steps in which the learning rate rises."""
+    """Steps in which the learning rate rises; unset: the preset's, but a tenth of the steps at most."""
     schedule: Literal["cosine", "constant"] | None = Field(default=None, examples=["cosine"])
     """Of the learning rate afterwards."""
     accumulate: Annotated[int, Field(ge=1, le=4096)] | None = Field(default=None, examples=[1])
@@ -257,7 +258,8 @@ class Validation(Section):
     every: Annotated[int, Field(ge=1)] = 500
     """Steps from one validation to the next."""
     score: Literal["miou", "seg", "ap", "rand_isbi2012"] = "miou"
-    """By which the best network is chosen."""
+    """By which the best network is chosen: miou of classes, seg or ap of objects (truth of ids), rand_isbi2012 of
+    membranes."""
     tune: bool = True
     """Choose decision thresholds on the validation images, and store them with the model."""
     connectivity: Literal[4, 8] = 8

@@ -217,8 +217,9 @@ def _class_weights(
     if 0 in counts:
         k = counts.index(0)
         raise InputError(
-            f"[split] train: has not one pixel of class {k} ({names[k]}), of the others {max(counts)}; train on images "
-            "that show it, or leave the class out"
+            f"[split] train: has not one pixel of class {k} ({names[k]}), of the others {max(counts)}, of void "
+            f"{int(pixels[VOID])}; train on images that show it, or leave the class out"
+            + ('; of a mask of 0 and 255 say map = "0=0,255=1"' if pixels[VOID] else "")
         )
     return class_weights(counts) if config.weights.kind != "none" else ()
 

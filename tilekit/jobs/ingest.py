@@ -118,6 +118,7 @@ def run_ingest(source: Source, pyramid: Pyramid, runner: Runner, progress: Progr
         "shard": pyramid.levels[0].shard,
         "ngff": version,
         "nodata": plain(source.nodata),
+        "pixel_size": None if source.pixel_size is None else list(source.pixel_size),
     }
     mask = None if source.mask is None else mask_pyramid(pyramid)
     config = IngestConfig(reachable(source, out, runner), pyramid, mask, stage_folder(out, STAGE))
