@@ -341,3 +341,9 @@ def test_real_water_against_a_shifted_copy_by_hand(shared_data: Path) -> None:
     water = hand[1][1] / (hand[1][0] + hand[0][1] + hand[1][1] + lost[1])
     assert found["iou"][1] == pytest.approx(water, abs=1e-15)
     assert 0.3 < water < 0.7
+
+
+def test_255_is_void_in_a_prediction_whatever_the_truth_calls_void() -> None:
+    truth, prediction = np.uint8([[0, 1, 1, 2]]), np.uint8([[0, 1, 255, 1]])
+    found = tilekit.evaluate(prediction, truth, void=2)
+    assert (found["confusion"], found["unpredicted"]) == ([[1, 0], [0, 1]], [0, 1])

@@ -77,8 +77,8 @@ class Rules:
         found, is_void = self._mapped(table.prediction, prediction) if coded else (table.prediction, None)
         if is_void is None:
             is_void = np.zeros(len(table), np.bool)
-        if self.kind == "classes" and self.void is not None:  # 255 is void in every class map of tilekit
-            is_void = (found == self.void) | (found == VOID)
+            if self.kind == "classes" and self.void is not None:  # 255 is void in every class map of tilekit
+                is_void = (found == self.void) | (found == VOID)
         wanted = self.truth_of(table, truth)
         self._check(found[~is_void & (wanted != NOTHING)], prediction, "a prediction holds classes, ids or void")
         found = _set(found, is_void)
