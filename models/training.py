@@ -162,6 +162,7 @@ class _Run:
                 if is_due and self.is_over_after_validation():
                     break
                 if self.clock.is_time_to_store():
+                    self.check(pending)  # a state that diverged is not to take the place of a sound one
                     self.store()
         finally:
             source.close()

@@ -99,7 +99,7 @@ def train_file(
     started = time.perf_counter()
     prepared: Prepared = call(check, config, options, progress)
     if prepared.config.training.devices > 1:
-        call(fit_on_devices, config, prepared, options)
+        call(fit_on_devices, config, prepared)
     else:
         call(fit, prepared, progress, on_row)
     scores = call(evaluate, prepared)
@@ -234,7 +234,7 @@ def _arguments(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def fit_on_devices(config: str | Path, prepared: Prepared, options: Options) -> None:
+def fit_on_devices(config: str | Path, prepared: Prepared) -> None:
     """Train with a process for each device of this machine."""
     n = prepared.config.training.devices
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
