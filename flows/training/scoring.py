@@ -168,8 +168,8 @@ def _objects(
     place = store.with_suffix(".objects.zarr")
     shutil.rmtree(place, ignore_errors=True)
     label_objects(
-        classes(sample.box), place, connectivity=scoring.connectivity, min_size=scoring.min_size,
-        fill_holes=scoring.fill_holes,
+        _class_map(classes, sample.box, store.with_suffix(".npy")), place, connectivity=scoring.connectivity,
+        min_size=scoring.min_size, fill_holes=scoring.fill_holes,
     )  # fmt: skip
     tables = []
     for box in grid_boxes(sample.box, (BLOCK, BLOCK)):
@@ -178,6 +178,15 @@ def _objects(
         truth[truth == UNKNOWN] = NO_OBJECT
         tables.append(count_overlaps(found.astype(np.int64), truth))
     return count_objects(sum_overlaps(tables), void=NO_OBJECT)
+
+
+def _class_map(classes: Callable[[Box], NDArray[np.uint8]], box: Box, path: Path) -> Path:
+    """The classes of a box as a file, which no memory holds whole."""
+    found = np.lib.format.open_memmap(path, "w+", np.uint8, box.shape)
+    for part in grid_boxes(box, (BLOCK, BLOCK)):
+        found[part.relative_to(box).slices] = classes(part)
+    found.flush()
+    return path
 
 
 def _slice(sample: ImageSample, store: Path) -> NDArray[np.float64]:
