@@ -14,7 +14,7 @@ Images = Annotated[
     ),
 ]
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Checkpoint of tilekit, .safetensors, or a starter: nuclei.")
+    str, typer.Argument(metavar="MODEL", help="Checkpoint of tilekit, .safetensors, or a starter: nuclei, axons.")
 ]
 Out = Annotated[str, typer.Argument(metavar="OUT.zarr", help="Output.")]
 Outs = Annotated[str, typer.Argument(metavar="OUT.zarr", help="Output; of several images, a folder for their stores.")]

@@ -20,11 +20,9 @@ class Parameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ClusterParameters(Parameters):
-    """Where the blocks are computed."""
+class SchedulerParameters(Parameters):
+    """A cluster that is there."""
 
-    workers: Annotated[int | None, Field(ge=0, le=4096)] = None
-    """Worker processes on this machine; 0: serially in this process, unset: as many as cores and memory allow."""
     scheduler: str | None = None
     """Address of a running Dask scheduler, used instead of workers of this machine."""
     tls_ca: str | None = None
@@ -42,6 +40,13 @@ class ClusterParameters(Parameters):
         if given and len(given) < len(files):
             raise InputError("TLS takes --tls-ca, --tls-cert and --tls-key together; give all three")
         return given or None
+
+
+class ClusterParameters(SchedulerParameters):
+    """Where the blocks are computed."""
+
+    workers: Annotated[int | None, Field(ge=0, le=4096)] = None
+    """Worker processes on this machine; 0: serially in this process, unset: as many as cores and memory allow."""
 
 
 class ImageParameters(Parameters):

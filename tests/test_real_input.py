@@ -16,7 +16,6 @@ if not DATA.is_dir():
 
 ALL = list(cases())
 QUICK = {
-    "em slice",
     next(c.name for c in ALL if "fluorescence nuclei" in c.name),
     next(c.name for c in ALL if c.name.endswith("5d_testing/5d_dataset_v5.ome.zarr")),
 }

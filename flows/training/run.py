@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.params import ClusterParameters
+from flows.params import SchedulerParameters
 from flows.training.card import CARD, draw_overlays, write_card
 from flows.training.config import Config, read_config
 from flows.training.curves import CSV, PNG, write_curves
@@ -40,7 +40,7 @@ FIGURES = ("miou", "pixel_accuracy", "seg", "ap_by_image", "rand_isbi2012", "v_r
 """Scores that the curves have."""
 
 
-class Options(ClusterParameters):
+class Options(SchedulerParameters):
     """What is asked of one call, beside the configuration."""
 
     resume: bool = False

@@ -79,7 +79,8 @@ class Run:
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes, which multiprocessing spawns."""
-        return [p for p in self.processes() if "spawn_main" in _command_line(p)]
+        spawned = {p.pid: p for p in self.processes() if "spawn_main" in _command_line(p)}
+        return [p for p in spawned.values() if _parent(p) not in spawned]  # a worker's fork has its command line
 
     def wait_for(self, condition: Callable[[], Any]) -> None:
         """Wait until the condition holds; fails when the run ends first."""
@@ -133,6 +134,13 @@ def _command_line(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
+
+
+def _parent(process: psutil.Process) -> int:
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return 0
 
 
 def environment() -> dict[str, str]:

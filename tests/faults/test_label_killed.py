@@ -65,6 +65,7 @@ def test_the_undisturbed_run_numbers_what_the_whole_image_has(classes: Path, tmp
     np.testing.assert_array_equal(zarr.open_array(str(out / "labels/objects/0"), mode="r")[:], expected)
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_same_bytes(classes: Path, undisturbed: Path, tmp_path: Path) -> None:
     for workers in ("1", "2"):
         start(arguments(classes, tmp_path / f"{workers}.zarr", "--workers", workers), tmp_path).finish()
@@ -75,7 +76,6 @@ def test_two_workers_write_the_same_bytes(classes: Path, undisturbed: Path, tmp_
     ("stage", "workers"),
     [
         ("label-objects-find", "0"),
-        ("label", "2"),
         *[pytest.param(s, w, marks=pytest.mark.slow) for s in STAGES for w in "02"],
     ],
 )
@@ -112,6 +112,7 @@ def test_torn_files_between_the_stages_are_made_again(
     assert_same(out, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_torn_output_is_found_and_made_again(classes: Path, undisturbed: Path, tmp_path: Path) -> None:
     for name in ("labels/objects/0", "labels/objects/1", "tables"):
         out = tmp_path / f"{name.replace('/', '-')}.zarr"

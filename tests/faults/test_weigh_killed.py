@@ -50,9 +50,11 @@ def test_two_workers_write_the_same_bytes(labels: Path, undisturbed: dict[str, P
     ("kind", "stage", "workers"),
     [
         ("ids", "weigh", "2"),
-        ("classes", "label-objects-find", "0"),
         *[pytest.param("ids", s, w, marks=pytest.mark.slow) for s in ("weigh-count", "weigh") for w in "02"],
-        *[pytest.param("classes", s, "0", marks=pytest.mark.slow) for s in ("label", "weigh-count", "weigh")],
+        *[
+            pytest.param("classes", s, "0", marks=pytest.mark.slow)
+            for s in ("label-objects-find", "label", "weigh-count", "weigh")
+        ],
     ],
 )
 def test_a_killed_tree_continues_with_the_same_bytes(

@@ -97,7 +97,7 @@ def test_boxes_are_where_something_is_and_far_apart(tmp_path: Path, model: Path)
     assert not (tmp_path / "out.zarr").exists()
 
 
-@pytest.mark.parametrize("pixel_size", [2.0, 1.3, 0.25])
+@pytest.mark.parametrize("pixel_size", [2.0, 1.3, pytest.param(0.25, marks=pytest.mark.slow)])
 def test_an_image_of_another_pixel_size_is_shown_as_the_run_will_see_it(tmp_path: Path, pixel_size: float) -> None:
     make_model(tmp_path / "model.safetensors", pixel_size=(pixel_size, pixel_size))
     make_image(tmp_path / "image.tif", 2500)
