@@ -15,6 +15,9 @@ Maps = Annotated[
     typer.Argument(metavar="PREDICTION [OTHER] TRUTH", help="Label maps (TIFF, PNG, Zarr), or folders of them."),
 ]
 
+MANY_CLASSES = 16
+"""Of more, a terminal shows those that occur, and no matrix."""
+
 
 def evaluate(
     maps: Maps,
@@ -58,7 +61,22 @@ def evaluate(
     else:
         with progress_bars() as progress:
             result = evaluate_files(maps, parameters, progress)
+    if is_suspicious(result.get("first", result)):
+        typer.echo(
+            "note: of the truth's classes 0 alone counts, though others are predicted. 255 is void: where it is a "
+            "class, say so with --map 0=0,255=1 or --void none",
+            err=True,
+        )
     print_facts(result if json else for_people(result), json)
+
+
+def is_suspicious(scores: dict[str, Any]) -> bool:
+    """Whether a truth of 0 and 255 may have been taken for background and void, which leaves nothing to score."""
+    if "confusion" not in scores or scores.get("is_mapped"):
+        return False
+    wanted = [sum(row) for row in scores["confusion"]]
+    found = [sum(column) for column in zip(*scores["confusion"], strict=True)]
+    return wanted[0] > 0 and not any(wanted[1:]) and any(found[1:])
 
 
 def for_people(result: dict[str, Any]) -> dict[str, Any]:
@@ -84,10 +102,19 @@ def _interval(difference: dict[str, Any]) -> str:
 
 def _pooled(scores: dict[str, Any]) -> dict[str, Any]:
     left_out = {"images", "kind", "is_mapped", "mean_of_images", "worst", "thresholds", "blocks", "redone"}
+    if len(scores.get("confusion", ())) > MANY_CLASSES:
+        left_out.add("confusion")
     return {name: _rounded(value) for name, value in scores.items() if name not in left_out}
 
 
 def _rounded(value: Any) -> Any:
+    if isinstance(value, list) and len(value) > MANY_CLASSES:
+        return {number: _rounded(v) for number, v in enumerate(value) if _occurs(v)}
     if isinstance(value, list):
         return [_rounded(v) for v in value]
     return "none" if value is None else round(value, 4) if isinstance(value, float) else value
+
+
+def _occurs(value: float | None) -> bool:
+    """A score that has a value, or a count of some pixels."""
+    return value is not None and (value == value if isinstance(value, float) else value != 0)
