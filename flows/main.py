@@ -27,6 +27,7 @@ from flows.options import (
 from flows.runs import ingest, label, plan, segment
 from flows.terminal import print_facts, progress_bars
 from flows.train_command import train
+from flows.view_command import view
 from flows.weigh_command import weigh
 from tilekit import __version__
 from tilekit.errors import InputError, RunError
@@ -89,6 +90,7 @@ app.command()(label)
 app.command()(train)
 app.command()(weigh)
 app.command()(evaluate)
+app.command()(view)
 
 
 @app.command()
