@@ -24,6 +24,7 @@ from flows.options import (
     Time,
     Workers,
 )
+from flows.report_command import report
 from flows.runs import ingest, label, plan, segment
 from flows.terminal import print_facts, progress_bars
 from flows.train_command import train
@@ -91,6 +92,7 @@ app.command()(train)
 app.command()(weigh)
 app.command()(evaluate)
 app.command()(view)
+app.command()(report)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tilekit.box import Box, grid_boxes
 from tilekit.errors import InputError
 from tilekit.sources import Source, open_image
 from tilekit.sources.ngff import ome_attributes
@@ -20,8 +21,12 @@ Color = tuple[int, int, int]
 WHITE: Color = (255, 255, 255)
 PRIMARIES: tuple[Color, ...] = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 PAIR: tuple[Color, ...] = ((0, 255, 0), (255, 0, 255))
+TRUE_COLORS = ("red", "green", "blue")
+"""Names of the channels of a photograph."""
 AT_ONCE = 3
 """Channels that are shown at first, where an image has more."""
+BAND = 4096
+"""Side in pixels of what is read at once of a level that is too large to show."""
 LOWEST, HIGHEST = 1.0, 99.0
 """Percentiles that become black and white where the store does not say."""
 
@@ -113,7 +118,17 @@ def channels_of(image: Source, out: Path) -> list[Channel]:
             limits = _limits_seen(sample[c])
         name = image.channel_names[c] if image.channel_names else told[c].get("label") or f"channel {c}"
         found.append(Channel(c, str(name), colors[place], *limits, shown=place < AT_ONCE))
-    return found
+    return _true_colors(found)
+
+
+def _true_colors(channels: list[Channel]) -> list[Channel]:
+    """One contrast for red, green and blue, so that what is white or pink stays so."""
+    rgb = [c for c in channels if c.name in TRUE_COLORS]
+    if len(rgb) != len(TRUE_COLORS):
+        return channels
+    low, high = min(c.low for c in rgb), max(c.high for c in rgb)
+    least, most = min(c.least for c in rgb), max(c.most for c in rgb)
+    return [replace(c, low=low, high=high, least=least, most=most) if c in rgb else c for c in channels]
 
 
 def _rows(attributes: Mapping[str, Any], key: str, inner: str, n: int) -> list[Mapping[str, Any]]:
@@ -178,17 +193,18 @@ def read_plane(
 ) -> NDArray[Any]:
     """A box of the middle plane of a level (c, y, x), all channels; c is 1 where the image has no such axis.
 
-    Where it is more than `side` pixels a side, every n-th row is read, and of it every n-th pixel kept.
+    Where it is more than `side` pixels a side every n-th is kept, and BAND x BAND of them are in memory at once.
     """
     source = image if level == image.level else replace(image.reference, level=level).open()
     y, x = box or (slice(0, source.shape[-2]), slice(0, source.shape[-1]))
+    asked = Box((y.start, x.start), (y.stop, x.stop))
     lead = [(0, n) if a == "c" else (n // 2, n // 2 + 1) for a, n in zip(source.axes[:-2], source.shape, strict=False)]
-    step = 1 if side is None else -(-max(y.stop - y.start, x.stop - x.start) // side)
-    if step == 1:
-        pixels = source.read([*lead, (y.start, y.stop), (x.start, x.stop)])
-    else:
-        rows = [
-            source.read([*lead, (row, row + 1), (x.start, x.stop)])[..., ::step] for row in range(y.start, y.stop, step)
-        ]
-        pixels = np.concatenate(rows, axis=-2)
-    return pixels.reshape(-1, *pixels.shape[-2:])
+    step = 1 if side is None else -(-max(asked.shape) // side)
+    n_channels = source.shape[source.axes.index("c")] if "c" in source.axes else 1
+    kept = np.empty((n_channels, *(-(-n // step) for n in asked.shape)), source.dtype)
+    band = max(BAND // step, 1) * step
+    for part in grid_boxes(asked, (band, band)):
+        pixels = source.read([*lead, *zip(part.start, part.stop, strict=True)])[..., ::step, ::step]
+        here = part.relative_to(asked).coarser(step)
+        kept[:, *here.slices] = pixels.reshape(-1, *pixels.shape[-2:])
+    return kept

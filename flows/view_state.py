@@ -78,7 +78,7 @@ def _check_readable(place: Path) -> Multiscale:
 def _geometry(multiscale: Multiscale, pixels: Source) -> tuple[State, list[float], float]:
     """Dimensions with the size of a pixel, the middle of the image, and canonical voxels per pixel of the screen.
 
-    The middle is in pixels; neuroglancer counts from the center of the first one, as OME-NGFF does.
+    Positions are in pixels from the corner of the first one, as neuroglancer counts.
     """
     scales, moved = multiscale.scales[0] or (), multiscale.translations[0]
     by_axis = dict(
@@ -92,7 +92,7 @@ def _geometry(multiscale: Multiscale, pixels: Source) -> tuple[State, list[float
         sizes[axis] = scale * (factor or 1.0)
         dimensions[axis] = [sizes[axis], si if factor else ""]
         n = pixels.shape[pixels.axes.index(axis)]
-        position.append(start / scale + ((n - 1) / 2 if axis in "xy" else n // 2))
+        position.append(start / scale + (n / 2 if axis in "xy" else n // 2 + 0.5))
     voxel = min(sizes["y"], sizes["x"])
     rooms = zip("yx", pixels.shape[-2:], ROOM, strict=True)
     return dimensions, position, max(n * sizes[a] / voxel / room for a, n, room in rooms)
@@ -107,10 +107,12 @@ def _channel_layer(channel: Channel, image: Source, out: Path, base: str) -> Sta
         "type": "image",
         "name": channel.name,
         "source": _source(out, base),
+        "tab": "rendering",
         "visible": channel.shown,
         "blend": "additive",
         "opacity": 1,
         "shader": SHADER,
+        "codeVisible": False,
         "shaderControls": {"contrast": {"range": shown, "window": window}, "color": _hex(channel.color)},
         **local,
     }
@@ -124,6 +126,7 @@ def _label_layer(labels: Labels, out: Path, base: str, *, visible: bool) -> Stat
         "type": "segmentation",
         "name": labels.name,
         "source": source,
+        "tab": "segments",
         "pick": True,
         "visible": visible and bool(labels.colors or not labels.names),
         "segmentColors": {str(value): _hex(color) for value, color in labels.colors.items()},
@@ -132,7 +135,8 @@ def _label_layer(labels: Labels, out: Path, base: str, *, visible: bool) -> Stat
         return {**layer, "selectedAlpha": ID_OPACITY, "notSelectedAlpha": ID_OPACITY}
     named = f"{base.removesuffix('/')}-names/{labels.name}/|neuroglancer-precomputed:"
     selected = {"segments": [str(value) for value in labels.colors], "selectedAlpha": CLASS_OPACITY}
-    return {**layer, "source": [source, named], **selected, "notSelectedAlpha": 0, "hideSegmentZero": False}
+    none = {"notSelectedAlpha": 0, "ignoreNullVisibleSet": False, "hideSegmentZero": False}
+    return {**layer, "source": [source, named], **selected, **none}
 
 
 def class_properties(labels: Labels) -> State:
