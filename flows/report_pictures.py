@@ -113,7 +113,8 @@ def _labels_over(source: Source, box: Box, shape: Sequence[int], wanted: Sequenc
     """Labels (y, x) of a box, put on a picture of the wanted height and width by the nearest pixel."""
     pixels = _read(source, box, shape)[0].astype(np.int64)
     rows, columns = ((np.arange(n) * m) // n for n, m in zip(wanted, pixels.shape, strict=True))
-    return pixels[np.ix_(rows, columns)]
+    nearest: NDArray[np.int64] = pixels[np.ix_(rows, columns)]
+    return nearest
 
 
 def _zooms(base: RGB, maps: Sequence[tuple[Labels, NDArray[np.int64]]], shape: Sequence[int]) -> list[Box]:

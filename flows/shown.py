@@ -143,7 +143,7 @@ def _channel_colors(told: list[Color | None]) -> list[Color]:
     """Colors as told; where several channels are told one and the same, those that tell them apart."""
     n = len(told)
     if n > 1 and len(set(told)) == 1:
-        told = [*(PAIR if n == 2 else PRIMARIES), *[WHITE] * n][:n]
+        return [*(PAIR if n == 2 else PRIMARIES), *[WHITE] * n][:n]
     return [color or WHITE for color in told]
 
 
