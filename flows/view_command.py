@@ -43,13 +43,16 @@ def view(
 
 def ways_to_look(store: Path, address: str) -> dict[str, str]:
     """The viewer's address, and what to do in other viewers."""
+    from flows.shown import open_store
     from flows.view_server import STORE
     from tilekit.doctor import readers
 
+    image, labels = open_store(store)
+    place = store if image else store / "labels" / labels[0].name
     format_ = "zarr3" if (store / "zarr.json").exists() else "zarr2"
-    gdal = [reader for reader in readers(store) if reader.name.startswith("QGIS")]
+    gdal = [reader for reader in readers(place) if reader.name.startswith("QGIS")]
     able = [reader.name.partition(" with ")[2] for reader in gdal if reader.copes]
-    qgis = f'Layer > Add Layer > Add Raster Layer, source ZARR:"{store}":/0, by {" or ".join(able)}'
+    qgis = f'Layer > Add Layer > Add Raster Layer, source ZARR:"{place}":/0, by {" or ".join(able)}'
     return {
         "viewer": address,
         "napari": f"napari --plugin napari-ome-zarr '{store}'",

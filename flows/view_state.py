@@ -78,7 +78,7 @@ def _check_readable(place: Path) -> Multiscale:
 def _geometry(multiscale: Multiscale, pixels: Source) -> tuple[State, list[float], float]:
     """Dimensions with the size of a pixel, the middle of the image, and canonical voxels per pixel of the screen.
 
-    Positions are in pixels from the corner of the first one, as neuroglancer counts.
+    Positions are in pixels from the center of the first one, as neuroglancer shows OME-NGFF.
     """
     scales, moved = multiscale.scales[0] or (), multiscale.translations[0]
     by_axis = dict(
@@ -92,7 +92,7 @@ def _geometry(multiscale: Multiscale, pixels: Source) -> tuple[State, list[float
         sizes[axis] = scale * (factor or 1.0)
         dimensions[axis] = [sizes[axis], si if factor else ""]
         n = pixels.shape[pixels.axes.index(axis)]
-        position.append(start / scale + (n / 2 if axis in "xy" else n // 2 + 0.5))
+        position.append(start / scale + ((n - 1) / 2 if axis in "xy" else n // 2))
     voxel = min(sizes["y"], sizes["x"])
     rooms = zip("yx", pixels.shape[-2:], ROOM, strict=True)
     return dimensions, position, max(n * sizes[a] / voxel / room for a, n, room in rooms)
