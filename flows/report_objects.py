@@ -99,7 +99,8 @@ def _each(histograms: list[Histogram], part: dict[str, Any], call: Callable[[His
 def _histograms(columns: list[str]) -> list[Histogram]:
     chosen = [c for c in MEASURES if c in columns and f"{c}_um" not in columns and f"{c}_um2" not in columns]
     means = [c for c in columns if c.startswith("mean_")][:MOST_CHANNELS]
-    titles = {**MEASURES, **{c: f"mean of {c.removeprefix('mean_')}" for c in means}}
+    names = {c: c.removeprefix("mean_") for c in means}
+    titles = {**MEASURES, **{c: f"mean of {'channel ' if n.isdecimal() else ''}{n}" for c, n in names.items()}}
     return [Histogram(c, titles[c], is_log=c.startswith("area")) for c in (*chosen, *means)]
 
 

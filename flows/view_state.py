@@ -5,6 +5,7 @@ https://neuroglancer-docs.web.app/json/api/index.html
 
 from __future__ import annotations
 
+from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def _geometry(multiscale: Multiscale, pixels: Source) -> tuple[State, list[float
 def _channel_layer(channel: Channel, image: Source, out: Path, base: str) -> State:
     whole = image.dtype.kind in "iu"
     limits = [[channel.low, channel.high], [channel.least, channel.most]]
-    shown, window = [[round(n) for n in pair] if whole else pair for pair in limits]
+    shown, window = [[floor(low), ceil(high)] if whole else [low, high] for low, high in limits]
     local = {"localDimensions": {"c'": [1, ""]}, "localPosition": [channel.number]} if "c" in image.axes else {}
     return {
         "type": "image",
@@ -135,8 +136,8 @@ def _label_layer(labels: Labels, out: Path, base: str, *, visible: bool) -> Stat
         return {**layer, "selectedAlpha": ID_OPACITY, "notSelectedAlpha": ID_OPACITY}
     named = f"{base.removesuffix('/')}-names/{labels.name}/|neuroglancer-precomputed:"
     selected = {"segments": [str(value) for value in labels.colors], "selectedAlpha": CLASS_OPACITY}
-    none = {"notSelectedAlpha": 0, "ignoreNullVisibleSet": False, "hideSegmentZero": False}
-    return {**layer, "source": [source, named], **selected, **none}
+    none = {"notSelectedAlpha": 0, "ignoreNullVisibleSet": False, "hoverHighlight": False}
+    return {**layer, "source": [source, named], **selected, **none, "hideSegmentZero": 0 not in labels.colors}
 
 
 def class_properties(labels: Labels) -> State:

@@ -75,7 +75,7 @@ def difference(page: Page, wanted: NDArray[np.float64]) -> tuple[float, float]:
             flat &= (np.roll(target, step, axis) == target).all(-1)
     flat[:NEAR], flat[-NEAR:], flat[:, :NEAR], flat[:, -NEAR:] = False, False, False, False
     hidden = np.zeros(flat.shape, np.bool)  # the scale bar and the axes' names lie over the corners
-    hidden[-70:, :130], hidden[:180, :160], hidden[:40, -60:] = True, True, True
+    hidden[-70:, :130], hidden[:200, :160], hidden[:40, -60:] = True, True, True
     flat &= ~hidden | (len(rows) > len(rows[rows >= 0]))
     assert len(np.unique(target[flat], axis=0)) > 1
     apart = np.abs(shown[inside].astype(float) - target).max(-1)[flat]
