@@ -5,6 +5,7 @@ https://neuroglancer-docs.web.app/json/api/index.html
 
 from __future__ import annotations
 
+import re
 from math import ceil, floor
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ void main() {
 CLASS_OPACITY, ID_OPACITY = 0.4, 0.5
 ROOM = (650, 950)
 """Height and width in pixels that the image gets of a window, at least."""
+UNITS = re.compile(
+    r"(yocto|zepto|atto|femto|pico|nano|micro|milli|centi|deci|deca|hecto|kilo|mega|giga|tera|peta|exa|zetta|yotta)?"
+    r"(meter|second)|angstrom|foot|inch|mile|parsec|yard|minute|hour|day"
+)
+"""Units that neuroglancer reads; it shows nothing of an image with another."""
 SECONDS = {"second": 1.0, "millisecond": 1e-3, "microsecond": 1e-6, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 State = dict[str, Any]
 
@@ -69,6 +75,10 @@ def _check_readable(place: Path) -> Multiscale:
     if version not in ("0.4", "0.5"):
         raise InputError(
             f"{place}: is OME-Zarr {version}, neuroglancer shows 0.4 and 0.5; convert it with tilekit ingest"
+        )
+    if strange := [unit for unit in multiscale.units if unit and not UNITS.fullmatch(unit)]:
+        raise InputError(
+            f"{place}: has axes in {strange[0]!r}, which neuroglancer does not know; convert it with tilekit ingest"
         )
     reader = next(r for r in readers(place) if r.name == "neuroglancer")
     if not reader.copes:

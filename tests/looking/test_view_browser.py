@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -154,3 +156,40 @@ def names_listed(page: Page) -> str:
     page.page.locator(".neuroglancer-layer-item", has_text="classes").click(button="right", modifiers=["Control"])
     page.page.wait_for_timeout(1000)
     return str(page.page.locator(".neuroglancer-side-panel").first.inner_text())
+
+
+FETCH = """async ([url, range]) => {
+    const answer = await fetch(url, {headers: {Range: range}});
+    return [answer.status, answer.headers.get("Content-Range"), (await answer.arrayBuffer()).byteLength];
+}"""
+
+
+class Blank(BaseHTTPRequestHandler):
+    """A page elsewhere."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@needs_browser
+def test_a_page_elsewhere_reads_the_store_where_it_is_named_and_nowhere_else(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "out.zarr")
+    size = (store / "0/c/0/0").stat().st_size
+    with ThreadingHTTPServer(("127.0.0.1", 0), Blank) as named, ThreadingHTTPServer(("127.0.0.1", 0), Blank) as other:
+        for server in (named, other):
+            Thread(target=server.serve_forever, daemon=True).start()
+        origins = [f"http://127.0.0.1:{server.server_port}" for server in (named, other)]
+        with served(store, "--origin", origins[0]) as (address, _), browser() as page:
+            asked = [f"{address}store.zarr/0/c/0/0", "bytes=-16"]
+            page.page.goto(origins[0])
+            found = page.page.evaluate(FETCH, asked)
+            assert found == [206, f"bytes {size - 16}-{size - 1}/{size}", 16]
+            page.page.goto(origins[1])
+            with pytest.raises(Exception, match="Failed to fetch"):
+                page.page.evaluate(FETCH, asked)
+        for server in (named, other):
+            server.shutdown()

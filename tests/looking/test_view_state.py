@@ -167,3 +167,27 @@ def test_other_viewers_are_told_how(tmp_path: Path) -> None:
     old = ways_to_look(make_store(tmp_path / "old.zarr", ngff="0.4"), address)
     assert "zarr2:" in old["neuroglancer"]
     assert "GDAL 3.10 or older" in old["QGIS"]
+
+
+@pytest.mark.parametrize(
+    ("name", "dimensions"),
+    [
+        ("neuroglancer/simple_0.4", ["x", "y"]),
+        ("neuroglancer/simple_0.5", ["x", "y"]),
+    ],
+)
+def test_stores_of_others(shared_data: Path, name: str, dimensions: list[str]) -> None:
+    state = viewer_state(shared_data / "ome-zarr" / name, BASE)
+    assert list(state["dimensions"]) == dimensions
+    contrast = state["layers"][0]["shaderControls"]["contrast"]
+    assert contrast["window"][0] <= contrast["range"][0] < contrast["range"][1] <= contrast["window"][1]
+
+
+def test_units_that_neuroglancer_does_not_know_are_refused(shared_data: Path, tmp_path: Path) -> None:
+    stack = shared_data / "ome-zarr/mobie-viewer-fiji/mri-stack.ome.zarr"
+    with pytest.raises(
+        InputError, match="has axes in 'pixel', which neuroglancer does not know; convert it with tilek"
+    ):
+        viewer_state(stack, BASE)
+    tilekit.ingest(stack, tmp_path / "stack.zarr")
+    assert list(viewer_state(tmp_path / "stack.zarr", BASE)["dimensions"]) == ["x", "y", "z"]
