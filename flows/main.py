@@ -24,9 +24,11 @@ from flows.options import (
     Time,
     Workers,
 )
+from flows.report_command import report
 from flows.runs import ingest, label, plan, segment
 from flows.terminal import print_facts, progress_bars
 from flows.train_command import train
+from flows.view_command import view
 from flows.weigh_command import weigh
 from tilekit import __version__
 from tilekit.errors import InputError, RunError
@@ -89,6 +91,8 @@ app.command()(label)
 app.command()(train)
 app.command()(weigh)
 app.command()(evaluate)
+app.command()(view)
+app.command()(report)
 
 
 @app.command()
