@@ -47,6 +47,7 @@ def write_ome_tiff(raster: Raster, path: Path, title: str, progress: Progress) -
         "compression": "zlib",
         "predictor": not raster.is_labels,
         "maxworkers": available_cores(),
+        "buffersize": RUN_BYTES,
         **_resolution(raster),
     }
     nbytes = raster.n_pixels * raster.dtype.itemsize * 4 // 3

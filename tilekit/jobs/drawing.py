@@ -189,7 +189,7 @@ def draw_labels(path: Path, image: Source, kind: str) -> Source | None:
         raise InputError(f"{path}: polygons of objects hold no membranes; score them by --ids or --classes")
     if long := [n for a, n in zip(image.axes, image.shape, strict=True) if a not in "cyx" and n > 1]:
         raise InputError(
-            f"{path}: polygons do not say of which of the {long[0]} planes of {image.name}; give a label map"
+            f"{path}: polygons do not say which of {image.name}'s {long[0]} planes they are of; give a label map"
         )
     return Reference(source=Drawing(path, image, kind), opener=open_drawing).open()
 
@@ -223,8 +223,8 @@ def open_drawing(reference: Reference) -> Source:
 
 def _names_for(vector: VectorFile, image: Source) -> list[str]:
     """Names of the classes by number, as the store of the image has them; numbers alone elsewhere."""
-    place = Path(str(image.reference.source))
-    known = class_names(place) or class_names(place.parent)
+    place = image.reference.source
+    known = class_names(Path(place)) or class_names(Path(place).parent) if isinstance(place, str) else {}
     known.pop(VOID, None)
     texts = (k for k in vector.kinds(None) if isinstance(k, str) and not is_void(k) and not k.isdecimal())
     if not known and (text := next(texts, None)) is not None:
