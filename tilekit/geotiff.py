@@ -6,8 +6,9 @@ shown to it as one dataset with overviews (a VRT): https://gdal.org/en/stable/dr
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from tilekit.errors import InputError, RunError
 from tilekit.georeference import Georeference
 from tilekit.rasters import TILE, Raster
 from tilekit.run import available_cores
-from tilekit.sources.gdal import SETTINGS
+from tilekit.sources.gdal import LOGGERS, SETTINGS
 from tilekit.sources.quiet import without_warnings
+from tilekit.sources.tiff_log import listening
 
 BLOCK_BYTES = 1 << 26
 """Of pixels that are in memory at once, beside GDAL's cache (64 MB)."""
@@ -54,6 +56,21 @@ def write_cog(raster: Raster, path: Path, work: Path, progress: Progress) -> Non
         }
         rasterio.shutil.copy(work / "levels.vrt", path, driver="COG", **options)
         progress("cog", 1, 1)
+        _check(rasterio, raster, path, boxes, progress)
+
+
+def _check(rasterio: Any, raster: Raster, path: Path, boxes: list[tuple[int, Box]], progress: Progress) -> None:
+    """Read every pixel back: what cannot be written when GDAL closes a file, as on a full disk, raises nothing."""
+    lead = [(0, n) for n in raster.source.shape[:-2]]
+    files = [rasterio.open(path, **({"overview_level": k - 1} if k else {})) for k in range(len(raster.shapes))]
+    for done, (k, box) in enumerate(boxes, start=1):
+        found = files[k].read(window=tuple(zip(box.start, box.stop, strict=True)))
+        wanted = raster.read(k, lead, box).reshape(found.shape)
+        if not np.array_equal(found, wanted, equal_nan=wanted.dtype.kind == "f"):
+            raise _failure(path, [f"level {k} has other pixels at {box.start}"])
+        progress("check", done, len(boxes))
+    for file in files:
+        file.close()
 
 
 @contextmanager
@@ -68,12 +85,20 @@ def _gdal(path: Path) -> Iterator[Any]:
         raise InputError(
             f"{path}: a GeoTIFF needs rasterio; pip install 'tilekit[geo]', or --format ome-tiff"
         ) from None
-    try:
-        with without_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+    with without_warnings(), listening(LOGGERS, logging.ERROR) as complaints, rasterio.Env():
+        try:
             yield rasterio
-    except rasterio.errors.RasterioError as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
-        raise RunError(f"{path}: GDAL could not write it ({reason}); mend the cause and run it again") from error
+        except (InputError, RunError, OSError, MemoryError):  # of the store that is read, or of this machine
+            raise
+        except Exception as error:
+            raise _failure(path, complaints or [str(error)]) from error
+        if complaints:  # what fails when a file is closed is told nowhere else
+            raise _failure(path, complaints)
+
+
+def _failure(path: Path, complaints: Sequence[str]) -> RunError:
+    reason = " ".join(complaints[0].split())[:200]
+    return RunError(f"{path}: GDAL could not write it ({reason}); make room, and run it again")
 
 
 def _boxes(raster: Raster, level: int) -> Iterator[Box]:

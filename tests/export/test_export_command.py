@@ -185,3 +185,28 @@ def test_a_killed_export_leaves_no_file_and_the_next_one_cleans_up(ending: str, 
     assert list(tmp_path.glob("*.exporting"))
     export_store(out, path, SerialRunner(), what="objects", format="cog" if ending == "tif" else None)
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, "o.zarr"]
+
+
+FULL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+from flows.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("format", "missing"), [("cog", 1), ("cog", 20_000), ("ome-tiff", 20_000)])
+def test_a_full_disk_is_a_failed_run_and_no_file(format: str, missing: int, tmp_path: Path) -> None:
+    """GDAL tells of nothing that fails when it closes a file: the last bytes are those that matter."""
+    label_objects(np.where((tiles := blobs((700, 800))) == 255, 0, tiles), tmp_path / "o.zarr")
+    options: dict[str, Any] = {"what": "objects", "format": format}
+    whole = export_store(tmp_path / "o.zarr", tmp_path / "whole.tif", SerialRunner(), **options)["bytes"]
+    arguments = [str(whole - missing), "export", str(tmp_path / "o.zarr"), str(tmp_path / "a.tif"), "--what", "objects"]
+    run = subprocess.run(
+        [sys.executable, "-c", FULL, *arguments, "--format", format], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 1, run.stderr
+    assert "a.tif" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["o.zarr", "whole.tif"]
