@@ -51,7 +51,7 @@ def assert_areas(found: dict[int, Any], ids: Array, pixel: float = 1.0) -> None:
     assert all(outline.is_valid for outline in found.values())
 
 
-@pytest.mark.parametrize("block", [16, 37, 4096])
+@pytest.mark.parametrize("block", [19, 4096])
 @pytest.mark.parametrize("name", SHAPES)
 def test_areas_in_pixels_are_exact_across_seams_and_holes(name: str, block: int, tmp_path: Path) -> None:
     ids = label(SHAPES[name], tmp_path / "o.zarr")
@@ -59,7 +59,7 @@ def test_areas_in_pixels_are_exact_across_seams_and_holes(name: str, block: int,
     assert_areas(features(tmp_path / "a.geojson"), ids)
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32 - 1), height=st.integers(1, 40), width=st.integers(1, 40), block=st.integers(4, 50))
 def test_areas_of_anything_are_exact(
     seed: int, height: int, width: int, block: int, tmp_path_factory: pytest.TempPathFactory
