@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from flows.evaluate_command import evaluate
+from flows.export_command import export
 from flows.options import (
     Axes,
     Device,
@@ -93,6 +94,7 @@ app.command()(weigh)
 app.command()(evaluate)
 app.command()(view)
 app.command()(report)
+app.command()(export)
 
 
 @app.command()

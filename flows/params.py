@@ -136,6 +136,23 @@ class WeighParameters(ClusterParameters):
     """Start over where the output exists."""
 
 
+class ExportParameters(Parameters):
+    """Options of `export`."""
+
+    what: Literal["classes", "objects", "probabilities", "image"] | None = None
+    """What to write; unset: the objects as polygons, the classes as a TIFF."""
+    format: Literal["cog", "ome-tiff", "geojson", "geoparquet", "qupath"] | None = None
+    """Of the file; unset: as its name says, a GeoTIFF where the store has a place on the ground, else an OME-TIFF."""
+    t: Annotated[int | None, Field(ge=0)] = None
+    """The one time to write."""
+    z: Annotated[int | None, Field(ge=0)] = None
+    """The one slice to write."""
+    workers: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Worker processes that trace polygons; 0: this process."""
+    overwrite: bool = False
+    """Replace a file that exists."""
+
+
 class SegmentParameters(ClusterParameters, ImageParameters):
     """Options of `segment`."""
 

@@ -21,7 +21,7 @@ def print_facts(facts: dict[str, Any], json: bool) -> None:
         typer.echo(f"{name.replace('_', ' '):<{width}}{_shown(name, value)}")
 
 
-UNITS = {"images": "images", "survey": "images", "train": "steps"}
+UNITS = {"images": "images", "survey": "images", "train": "steps", "tiles": "tiles", "cog": "files"}
 """What stages count, where it is not blocks."""
 COLUMNS = ("image", "status", "blocks", "seconds", "reason")
 

@@ -81,6 +81,8 @@ def test_rasterio_places_every_level_of_zarr_2(output: Path, name: str) -> None:
     for k, wanted in level_arrays(output, name):
         with rasterio.open(f'ZARR:"{output}":/{f"{name}/" if name else ""}{k}') as dataset:
             assert (dataset.read() == wanted.reshape(-1, *wanted.shape[-2:])).all()
+            box = dataset.read(1, window=((3, 40), (5, 60)))
+            assert (box == wanted.reshape(-1, *wanted.shape[-2:])[0, 3:40, 5:60]).all()
             assert dataset.crs.to_epsg() == 32633
             assert tuple(dataset.transform)[:6] == (10.0 * 2**k, 0.0, 500000.0, 0.0, -10.0 * 2**k, 6000000.0)
             assert dataset.nodata == (255 if name else NODATA)

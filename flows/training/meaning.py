@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from flows.training.sections import Data
 from tilekit.errors import InputError
+from tilekit.jobs.drawing import UNKNOWN
 from tilekit.predictor import MAX_CLASSES
 
 Array = NDArray[Any]
-UNKNOWN = -1
-"""Where nothing is known: void."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ from flows.training.config import Config
 from flows.training.files import FilePair, list_files
 from flows.training.meaning import Meaning
 from flows.training.sections import Data
-from flows.training.truth import LabelMap, Truth, VectorFile, is_void, label_channel, open_labels, open_vector
+from flows.training.truth import LabelMap, Truth, label_channel, open_labels
 from tilekit.box import Box
 from tilekit.errors import InputError
+from tilekit.jobs.drawing import UNKNOWN, VectorFile, is_void, open_vector
 from tilekit.jobs.input import Input
 from tilekit.jobs.pairs import stem
 from tilekit.sources import Source, open_image
@@ -131,7 +132,12 @@ def _planes(
     for plane in product(*(range(n) for _, n in axes)):
         truth: Truth
         if vector is not None:
-            truth = vector.shapes(source, data, names if data.kind == "classes" else None)
+            truth = vector.shapes(
+                source,
+                names if data.kind == "classes" else None,
+                class_property=data.class_property,
+                outside=0 if data.outside == "background" else UNKNOWN,
+            )
         else:
             assert labels is not None
             truth = LabelMap(

@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.training.config import Config
-from flows.training.meaning import UNKNOWN, Meaning
+from flows.training.meaning import Meaning
 from flows.training.pairs import Example
 from flows.training.truth import LabelMap, Truth, as_classes
 from tilekit.api import label_objects
 from tilekit.box import Box
 from tilekit.components import find_runs, paint
+from tilekit.jobs.drawing import UNKNOWN
 from tilekit.jobs.input import Input, show
 from tilekit.mirror import read_mirrored
 from tilekit.predictor import VOID

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.training.meaning import UNKNOWN
 from flows.training.samples import ImageSample
 from models import load
 from tilekit import label_objects, predict
 from tilekit.boundaries import boundary_scores, count_slice, label
 from tilekit.box import Box, grid_boxes
+from tilekit.jobs.drawing import UNKNOWN
 from tilekit.jobs.label import OBJECTS
 from tilekit.jobs.predict import CLASSES, PROBABILITIES
 from tilekit.object_scores import ObjectCounts, count_objects, object_scores

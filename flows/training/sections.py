@@ -42,7 +42,7 @@ class Data(Section):
     """Names, in the order of the classes; unset: background, and class 1, class 2 or object."""
     class_property: str | None = Field(default=None, examples=["class"])
     """Of vector truth (GeoJSON, GeoPackage): the property that holds the class, its number or name; unset: QuPath's
-    classification where there is one, else 1 inside."""
+    classification or a property class where there is one, else 1 inside."""
     outside: Literal["background", "void"] = "background"
     """Of vector truth: what is outside all polygons."""
     channels: Annotated[tuple[int | str, ...], Field(strict=False, min_length=1)] | None = Field(

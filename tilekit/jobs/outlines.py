@@ -54,7 +54,10 @@ class OutlineConfig:
     """What a task needs."""
 
     out: Path
+    """Where the file is written, below `tables`, and what lies between."""
     kind: str
+    table: Path
+    """Of the objects."""
     labels: Source
     grid: BlockGrid
     class_names: dict[int, str]
@@ -74,9 +77,13 @@ class OutlineConfig:
         return None if place is None or place.transform is None else place.crs
 
 
-def run_outlines(out: Path, grid: BlockGrid, kind: str, runner: Runner, progress: Progress) -> list[Report]:
-    """Write the polygons of the labels of a store; nothing to do where they are there and sound."""
-    config = OutlineConfig(out, kind, open_image(out / "labels/objects", as_labels=True), grid, _class_names(out))
+def run_outlines(
+    store: Path, grid: BlockGrid, kind: str, runner: Runner, progress: Progress, out: Path | None = None
+) -> list[Report]:
+    """Write the polygons of the labels of a store, into the store or `out`; nothing to do where they are sound."""
+    out = out or store
+    labels = open_image(store / "labels/objects", as_labels=True)
+    config = OutlineConfig(out, kind, store / TABLE, labels, grid, class_names(store / "labels/classes"))
     file = f"{config.stage}-file"
     if is_whole(out, file, FOLDER):
         return []
@@ -87,10 +94,15 @@ def run_outlines(out: Path, grid: BlockGrid, kind: str, runner: Runner, progress
     return reports
 
 
-def _class_names(out: Path) -> dict[int, str]:
-    attributes = group_attributes(out / "labels/classes")
-    label = attributes.get("ome", attributes).get("image-label", {})
-    return {p["label-value"]: p["class"] for p in label.get("properties", []) if "class" in p}
+def class_names(label: Path) -> dict[int, str]:
+    """Names of the values of a label map in a store, as far as it says them."""
+    return {p["label-value"]: p["class"] for p in image_label(label).get("properties", []) if "class" in p}
+
+
+def image_label(label: Path) -> dict[str, Any]:
+    """What OME-NGFF says of a label map: names and colors of its values."""
+    attributes = group_attributes(label)
+    return dict(attributes.get("ome", attributes).get("image-label", {}))
 
 
 def outline_row(row: int, config: OutlineConfig) -> Receipt:
@@ -145,7 +157,7 @@ def _outlines(row: int, config: OutlineConfig) -> Iterator[tuple[Row, list[Geome
     top, bottom = first.box.start[0], first.box.stop[0]
     planes = zip(config.labels.axes[:-2], first.plane, strict=True)
     where = [("y0", ">=", top), ("y0", "<", bottom), *((axis, "==", i) for axis, i in planes)]
-    table = read_rows(config.out / TABLE, where)
+    table = read_rows(config.table, where)
     column = table["x0"] // grid.side
     for number in np.unique(column):
         own = {name: values[column == number] for name, values in table.items()}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilekit.errors import InputError
+from tilekit.jobs.drawing import draw_labels
 from tilekit.sources import ZARR_DOCUMENTS, Source, open_image
 from tilekit.tiling import Block
 
@@ -106,7 +107,9 @@ def _name_of(item: Any) -> str:
 
 
 def _open_pair(name: str, predictions: Sequence[Any], truth: Any, kind: str) -> Pair:
-    pair = Pair(name, tuple(open_labels(p, kind) for p in predictions), open_labels(truth, kind))
+    opened = tuple(open_labels(p, kind) for p in predictions)
+    drawn = draw_labels(Path(truth).expanduser(), opened[0], kind) if isinstance(truth, str | Path) else None
+    pair = Pair(name, opened, drawn or open_labels(truth, kind))
     for source in (*pair.predictions, pair.truth):
         _check(source, kind, is_truth=source is pair.truth)
     for source in pair.predictions:
