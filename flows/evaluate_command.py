@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -117,4 +118,4 @@ def _rounded(value: Any) -> Any:
 
 def _occurs(value: float | None) -> bool:
     """A score that has a value, or a count of some pixels."""
-    return value is not None and (value == value if isinstance(value, float) else value != 0)
+    return value not in (None, 0) if not isinstance(value, float) else not math.isnan(value)

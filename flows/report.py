@@ -22,6 +22,7 @@ from flows.shown import Labels, channels_of, coarse_plane, open_store
 from tilekit import __version__
 from tilekit.errors import InputError
 from tilekit.jobs.record import class_counts, stage_times
+from tilekit.ledger import write_atomic
 from tilekit.predictor import VOID
 from tilekit.score_files import JSON_NAME, as_json
 from tilekit.sources import Source
@@ -83,7 +84,7 @@ def write_report(out: Path, page: Path, scores: list[Scores]) -> dict[str, Any]:
         lstrip_blocks=True,
     )
     try:
-        page.write_text(environment.get_template("report.html.j2").render(facts), encoding="utf-8")
+        write_atomic(page, environment.get_template("report.html.j2").render(facts))
     except OSError as error:
         raise InputError(f"{page}: cannot be written ({error.strerror}); choose another place with --out") from None
     return {
