@@ -200,7 +200,7 @@ def _connect(address: str, tls: dict[str, str] | None) -> Any:
         get_backend(parse_address(address)[0])
     except ValueError as error:
         raise InputError(f"{address}: is no address of a scheduler ({error}); write it like tcp://host:8786") from None
-    security = _security(tls) if tls else None
+    security = _security(address, tls)
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what is lost is said in one line, at the end
     try:
         return Client(address, security=security, timeout="15s", set_as_default=False)
@@ -210,17 +210,23 @@ def _connect(address: str, tls: dict[str, str] | None) -> Any:
         ) from error
 
 
-def _security(tls: dict[str, str]) -> Any:
+def _security(address: str, tls: dict[str, str] | None) -> Any:
+    """What is shown to the scheduler: these files, or what Dask's configuration names; refused where that cannot do."""
     from distributed import Security
 
-    security = Security(
-        tls_ca_file=tls["ca"], tls_client_cert=tls["cert"], tls_client_key=tls["key"], require_encryption=True
-    )
+    files = {"tls_ca_file": tls["ca"], "tls_client_cert": tls["cert"], "tls_client_key": tls["key"]} if tls else {}
+    security = Security(**files, **({"require_encryption": True} if tls else {}))
     try:
-        security.get_connection_args("client")
+        shown = security.get_connection_args("client")
     except OSError as error:
-        files = ", ".join(sorted(set(tls.values())))
-        raise InputError(f"{files}: cannot be used for TLS ({error.strerror or error}); give PEM files") from None
+        named = ", ".join(sorted(set(files.values()))) or "the files in Dask's configuration"
+        raise InputError(f"{named}: cannot be used for TLS ({error.strerror or error}); give PEM files") from None
+    is_encrypted = address.startswith(("tls://", "wss://"))
+    if is_encrypted and shown["ssl_context"] is None:
+        raise InputError(f"{address}: takes a certificate; give --tls-ca, --tls-cert and --tls-key")
+    if not is_encrypted and shown["require_encryption"]:
+        why = "TLS files are given" if tls else "Dask's configuration here demands encryption"
+        raise InputError(f"{address}: is not encrypted, and {why}; write it like tls://host:8786")
     return security
 
 
