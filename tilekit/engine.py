@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tilekit.attempt import Outcome, Task, concerns_all
 from tilekit.errors import RunError
 from tilekit.ledger import Fold, Ledger, Requests, Summary
-from tilekit.run import Runner, Task, concerns_all
+from tilekit.run import Runner
+from tilekit.tiling import BlockGrid
+from tilekit.watch import note
 
 FLUSH_SECONDS = 2.0
 MAX_FAILURES = 20
@@ -48,6 +52,12 @@ class Stage:
     """Makes the arrays that the task writes, where they are missing; called once the arguments are known to fit."""
     requests: Requests | None = None
     """Which blocks are to be done again, where blocks may change from run to run."""
+    grid: BlockGrid | None = None
+    """The blocks, where each is a box of a plane: for those who watch."""
+
+    def pixels(self, index: int) -> int | None:
+        """Pixels of a block."""
+        return None if self.grid is None else math.prod(self.grid.block(index).box.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +84,13 @@ def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> R
     stage.prepare()
     ledger.replay()
     done_before = ledger.n_done
+    told = {"run": runner.run_id, "stage": stage.name, "output": str(stage.out)}
+    note("begun", **told, blocks=stage.n_blocks, done_before=done_before)
     progress(stage.name, done_before, stage.n_blocks)
     redone, failed = 0, {}
     with ledger.flushing(FLUSH_SECONDS):
-        for outcome in runner.run(stage.task, stage.config, ledger.missing()):
+        for outcome in runner.run(stage.task, stage.config, _starting(ledger.missing(), told)):
+            _tell(stage, outcome, told)
             if outcome.error is not None:
                 failed[outcome.index] = outcome.error
                 if len(failed) >= MAX_FAILURES or concerns_all(outcome.error):
@@ -87,9 +100,38 @@ def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> R
             redone += receipt.redone or ledger.is_redone(outcome.index)
             ledger.add(outcome.index, receipt.shards, receipt.summary)
             progress(stage.name, ledger.n_done, stage.n_blocks)
+    report = Report(stage.name, stage.n_blocks, done_before, redone, time.perf_counter() - started, ledger.total())
+    note("ended", **told, seconds=report.seconds, done=ledger.n_done, redone=redone, failed=len(failed))
     if failed:
         raise RunError(_failure(stage, ledger, failed))
-    return Report(stage.name, stage.n_blocks, done_before, redone, time.perf_counter() - started, ledger.total())
+    return report
+
+
+def _starting(indices: Iterable[int], told: dict[str, str]) -> Iterator[int]:
+    """The same blocks, each told as it is handed out."""
+    for index in indices:
+        note("started", **told, block=index)
+        yield index
+
+
+def _tell(stage: Stage, outcome: Outcome, told: dict[str, str]) -> None:
+    """Tell what became of a block."""
+    known = {**told, "block": outcome.index, "worker": outcome.worker}
+    for reason in outcome.retried:
+        note("retried", **known, reason=reason)
+    if outcome.error is not None:
+        note("failed", **known, seconds=outcome.seconds, reason=f"{type(outcome.error).__name__}: {outcome.error}")
+        return
+    receipt = outcome.receipt
+    n_bytes = sum(max(length, 0) for _, length, _ in receipt.shards)
+    note(
+        "done",
+        **known,
+        seconds=outcome.seconds,
+        pixels=stage.pixels(outcome.index),
+        bytes=n_bytes,
+        redone=receipt.redone,
+    )
 
 
 def _failure(stage: Stage, ledger: Ledger, failed: dict[int, BaseException]) -> str:

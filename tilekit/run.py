@@ -6,23 +6,23 @@ pixels pass between store and worker alone. A bounded number of tasks is in flig
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 from tilekit.allocator import ALLOCATOR_ENV, keep_memory
+from tilekit.attempt import Outcome, Task, attempt
 from tilekit.errors import InputError, RunError
+from tilekit.watch import watch
 
-Task = Callable[[int, Any], Any]
-RETRIES = 2
 THREADS_PER_WORKER = 2
 """One computes while the other reads or writes; computing itself is one at a time (jobs.predict)."""
 WORKER_ENV = {
@@ -34,20 +34,12 @@ WORKER_ENV = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one task."""
-
-    index: int
-    receipt: Any = None
-    error: BaseException | None = None
-    """Why it failed for good; None where it did not."""
-
-
 class Runner(Protocol):
     """Runs tasks and hands back their outcomes as they arrive."""
 
     n_workers: int
+    run_id: str
+    """By which those who watch tell runs apart."""
 
     def run(self, task: Task, config: Any, indices: Iterable[int]) -> Iterator[Outcome]: ...
 
@@ -57,30 +49,16 @@ class SerialRunner:
 
     n_workers = 1
 
+    def __init__(self) -> None:
+        self.run_id = _new_id()
+
     def run(self, task: Task, config: Any, indices: Iterable[int]) -> Iterator[Outcome]:
         for index in indices:
-            yield self._attempt(task, config, index)
-
-    def _attempt(self, task: Task, config: Any, index: int) -> Outcome:
-        for attempt in range(RETRIES + 1):
-            try:
-                return Outcome(index, task(index, config))
-            except Exception as error:  # every failure of a block is reported, none stops the others
-                if attempt == RETRIES or not is_worth_retrying(error):
-                    return Outcome(index, error=error)
-        raise AssertionError("unreachable")
+            yield attempt(task, config, index)
 
 
-def is_worth_retrying(error: BaseException) -> bool:
-    """False for what a second try cannot mend."""
-    return not isinstance(error, (InputError, MemoryError)) and not concerns_all(error)
-
-
-def concerns_all(error: BaseException) -> bool:
-    """True for what would stop every other block too: a mistake of the program, a lost scheduler, a full disk."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, (TypeError, RunError))
+def _new_id() -> str:
+    return uuid4().hex[:12]
 
 
 class DaskRunner:
@@ -89,6 +67,7 @@ class DaskRunner:
     def __init__(self, connect: Callable[[], tuple[Any, int]], n_workers: int) -> None:
         self._connect = connect
         self.n_workers = n_workers
+        self.run_id = _new_id()
         self._client: Any = None
 
     def run(self, task: Task, config: Any, indices: Iterable[int]) -> Iterator[Outcome]:
@@ -140,8 +119,10 @@ def _outcome_of(future: Any, index: int) -> Outcome:
 
 
 def _attempt_on_worker(index: int, packed: bytes) -> Outcome:
+    from distributed import get_worker
+
     task, config = _unpack(packed)
-    outcome = SerialRunner()._attempt(task, config, index)
+    outcome = replace(attempt(task, config, index), worker=str(get_worker().name))
     error = outcome.error
     if error is None:
         return outcome
@@ -150,7 +131,7 @@ def _attempt_on_worker(index: int, packed: bytes) -> Outcome:
         pickle.loads(pickle.dumps(error))
     except Exception:
         error = RuntimeError(f"{type(error).__name__}: {error}")
-    return Outcome(index, error=error)
+    return replace(outcome, error=error)
 
 
 @lru_cache(maxsize=2)
@@ -176,6 +157,7 @@ def open_runner(workers: int = 0, scheduler: str | None = None, tls: dict[str, s
     A scheduler must answer at once; workers of this machine start with the first task.
     `tls` has the paths `ca`, `cert` and `key` for a scheduler whose address begins with tls://.
     """
+    watch()
     if scheduler is None and workers == 0:
         keep_memory()
         yield SerialRunner()

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from tests.faults.harness import recorded
+from tilekit.attempt import RETRIES
 from tilekit.engine import MAX_FAILURES, Receipt, Stage, execute
 from tilekit.errors import InputError, RunError
 from tilekit.ledger import Ledger, mark_started
-from tilekit.run import RETRIES, SerialRunner, open_runner
+from tilekit.run import SerialRunner, open_runner
 from tilekit.store import shard_record
 
 N = 30

@@ -129,8 +129,8 @@ def run_ingest(source: Source, pyramid: Pyramid, runner: Runner, progress: Progr
             if part is not None:
                 part.create()
 
-    n_blocks = len(pyramid.grid(first))
-    stage = Stage(STAGE, out, ingest_block, config, n_blocks, arguments, fold_statistics, make_arrays)
+    grid = pyramid.grid(first)
+    stage = Stage(STAGE, out, ingest_block, config, len(grid), arguments, fold_statistics, make_arrays, grid=grid)
     reports = [execute(stage, runner, progress)]
     reports += complete_pyramid(pyramid, STAGE, runner, progress)
     stats = store_statistics(source, out, version, reports[0].summary)

@@ -222,6 +222,7 @@ def complete_pyramid(
             {},
             keep_nothing,
             requests=boxes.over(grid, step.source) if boxes else None,
+            grid=grid,
         )
         reports.append(execute(job, runner, progress))
     return reports

@@ -241,7 +241,7 @@ def run_predict(
 
     out, grid = config.pyramids[0].out, config.plan.grid
     requests = asked.over(grid)
-    stage = Stage(STAGE, out, predict_block, config, len(grid), arguments, fold_counts, prepare, requests)
+    stage = Stage(STAGE, out, predict_block, config, len(grid), arguments, fold_counts, prepare, requests, grid)
     reports = [execute(stage, runner, progress)]
     for pyramid in config.pyramids:
         name = STAGE if pyramid.is_labels else f"{STAGE}-probabilities"

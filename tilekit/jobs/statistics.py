@@ -120,7 +120,7 @@ def run_statistics(
     grid = BlockGrid(planes, (source.shape[-2], source.shape[-1]), side)
     config = StatisticsConfig(source, grid, stage_folder(out, STAGE))
     arguments = {"image": dict(source.fingerprint), "block": side, "nodata": plain(source.nodata)}
-    stage = Stage(STAGE, out, statistics_of_block, config, len(grid), arguments, fold_statistics)
+    stage = Stage(STAGE, out, statistics_of_block, config, len(grid), arguments, fold_statistics, grid=grid)
     store_statistics(source, out, store_version(out), execute(stage, runner, progress).summary)
     return stored_statistics(out)
 
