@@ -14,7 +14,7 @@ import pytest
 
 from models import load
 from tests.clusters.network import network
-from tests.clusters.services import DEPLOY, ROOT, Site, compose_services, kubernetes_services
+from tests.clusters.services import DEPLOY, Site, compose_services, kubernetes_services
 from tests.faults.harness import assert_same, make_image, make_model
 from tilekit import predict
 
