@@ -107,6 +107,17 @@ def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> R
     return report
 
 
+def _failure(stage: Stage, ledger: Ledger, failed: dict[int, BaseException]) -> str:
+    first = min(failed)
+    reason = (str(failed[first]).strip().splitlines() or ["no message"])[-1].strip()
+    listed = ", ".join(map(str, sorted(failed)[:10])) + (", ..." if len(failed) > 10 else "")
+    return (
+        f"{stage.out}: {stage.name} lacks {stage.n_blocks - ledger.n_done} of {stage.n_blocks} blocks; "
+        f"failed: {listed}; block {first}: {type(failed[first]).__name__}: {reason}; "
+        "mend the cause and run the same command again to continue"
+    )
+
+
 def _starting(indices: Iterable[int], told: dict[str, str]) -> Iterator[int]:
     """The same blocks, each told as it is handed out."""
     for index in indices:
@@ -131,15 +142,4 @@ def _tell(stage: Stage, outcome: Outcome, told: dict[str, str]) -> None:
         pixels=stage.pixels(outcome.index),
         bytes=n_bytes,
         redone=receipt.redone,
-    )
-
-
-def _failure(stage: Stage, ledger: Ledger, failed: dict[int, BaseException]) -> str:
-    first = min(failed)
-    reason = (str(failed[first]).strip().splitlines() or ["no message"])[-1].strip()
-    listed = ", ".join(map(str, sorted(failed)[:10])) + (", ..." if len(failed) > 10 else "")
-    return (
-        f"{stage.out}: {stage.name} lacks {stage.n_blocks - ledger.n_done} of {stage.n_blocks} blocks; "
-        f"failed: {listed}; block {first}: {type(failed[first]).__name__}: {reason}; "
-        "mend the cause and run the same command again to continue"
     )
