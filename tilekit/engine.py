@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tilekit.attempt import Outcome, Task, concerns_all
-from tilekit.errors import RunError
+from tilekit.errors import InputError, RunError
 from tilekit.ledger import Fold, Ledger, Requests, Summary
 from tilekit.run import Runner
 from tilekit.tiling import BlockGrid
@@ -79,6 +80,8 @@ def no_progress(stage: str, done: int, total: int) -> None:
 def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> Report:
     """Run the blocks that the ledger lacks; raises RunError with the list of those that failed for good."""
     started = time.perf_counter()
+    if runner.is_elsewhere and not (os.path.isabs(stage.out) or "://" in str(stage.out)):
+        raise InputError(f"{stage.out}: workers elsewhere have other working folders; give the whole path, from /")
     ledger = Ledger(stage.out, stage.name, stage.n_blocks, stage.fold, stage.requests)
     ledger.begin(stage.arguments)
     stage.prepare()

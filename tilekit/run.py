@@ -40,6 +40,8 @@ class Runner(Protocol):
     n_workers: int
     run_id: str
     """By which those who watch tell runs apart."""
+    is_elsewhere: bool
+    """True where workers may be on other machines, with other working folders."""
 
     def run(self, task: Task, config: Any, indices: Iterable[int]) -> Iterator[Outcome]: ...
 
@@ -48,6 +50,7 @@ class SerialRunner:
     """The plain loop: the specification."""
 
     n_workers = 1
+    is_elsewhere = False
 
     def __init__(self) -> None:
         self.run_id = _new_id()
@@ -64,9 +67,10 @@ def _new_id() -> str:
 class DaskRunner:
     """Tasks on a Dask cluster, a bounded number of them in flight; the cluster starts with the first task."""
 
-    def __init__(self, connect: Callable[[], tuple[Any, int]], n_workers: int) -> None:
+    def __init__(self, connect: Callable[[], tuple[Any, int]], n_workers: int, is_elsewhere: bool) -> None:
         self._connect = connect
         self.n_workers = n_workers
+        self.is_elsewhere = is_elsewhere
         self.run_id = _new_id()
         self._client: Any = None
 
@@ -170,7 +174,7 @@ def open_runner(workers: int = 0, scheduler: str | None = None, tls: dict[str, s
                 return stack.enter_context(_start_here(workers, stack)), workers
             return client, _count_workers(client, str(scheduler))
 
-        yield DaskRunner(connect, workers)
+        yield DaskRunner(connect, workers, is_elsewhere=client is not None)
 
 
 def _connect(address: str, tls: dict[str, str] | None) -> Any:

@@ -129,3 +129,11 @@ def test_a_block_that_kills_its_workers_is_listed_and_the_rest_is_done(tmp_path:
     print(f"tried {tries(tmp_path, 3)} times: {caught.value}")
     report = execute(stage(tmp_path, {}), SerialRunner())
     assert report.summary == {"blocks": N, "total": sum(range(N))}
+
+
+def test_an_output_that_workers_elsewhere_would_look_for_elsewhere_is_refused() -> None:
+    runner = SerialRunner()
+    runner.is_elsewhere = True
+    with pytest.raises(InputError, match=r"out\.zarr: workers elsewhere .* give the whole path"):
+        execute(stage(Path("out.zarr"), {}), runner)
+    assert not Path("out.zarr").exists()
