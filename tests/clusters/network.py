@@ -91,7 +91,7 @@ class Network:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on a machine to its end."""
         found: subprocess.CompletedProcess[str] = subprocess.run(
-            self._on(name, command), env=dict(environment), capture_output=True, text=True, timeout=120, **options
+            self._on(name, command), env=dict(environment), capture_output=True, text=True, timeout=300, **options
         )
         return found
 

@@ -85,7 +85,8 @@ def test_a_worker_that_is_cut_off_costs_only_its_blocks(tmp_path: Path) -> None:
         start_cluster(machines, tmp_path)
         assert_strangers_are_refused(machines, tmp_path)
         command = segment(tmp_path, out, ADDRESS, tmp_path / "tls")
-        run = machines.start("driver", command, ENVIRONMENT, tmp_path / "driver.log", stdout=subprocess.PIPE)
+        watched = {**ENVIRONMENT, "TILEKIT_LOG": str(tmp_path / "events.jsonl")}
+        run = machines.start("driver", command, watched, tmp_path / "driver.log", stdout=subprocess.PIPE)
         wait_for(lambda: recorded(out, "predict") >= N_BLOCKS // 8 or run.poll() is not None, "an eighth of the blocks")
         machines.pull_cable("worker-2")
         cut, before = time.monotonic(), begun(out, "predict")

@@ -61,6 +61,20 @@ def fetch(site: Site, name: str, address: str) -> str:
     return done.stdout
 
 
+def run_deployment(site: Site) -> None:
+    """Have the flow worker segment the image, as a schedule or the server's page would."""
+    data, environment = site.folder / "data", site.environment("flow-worker")
+    options = {"scheduler": "tls://scheduler:8786", "block": 128, "tile": 64, "device": "cpu"}
+    asked = {"image": f"{data}/image.tif", "model": f"{data}/model.safetensors", "out": f"{data}/flow.zarr"}
+    given = [f"--param={name}={json.dumps(value)}" for name, value in {**asked, "parameters": options}.items()]
+    command = ["prefect", "deployment", "run", "segment/segment", *given, "--watch"]
+    done = site.machines.call("flow-worker", command, environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same(data / "flow.zarr", site.folder / "serial.zarr")
+    events = [json.loads(line) for line in (data / "tilekit.jsonl").read_text().splitlines()]
+    assert {"flow_run" in line for line in events if line["output"].endswith("flow.zarr")} == {True}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_compose_file_segments_as_a_serial_run_does(folder: Path) -> None:
@@ -90,6 +104,8 @@ def test_compose_file_segments_as_a_serial_run_does(folder: Path) -> None:
         assert "dask_worker_threads" in fetch(site, "scheduler", "http://worker:8788/metrics")
         events = [json.loads(line) for line in (folder / "data/tilekit.jsonl").read_text().splitlines()]
         assert sum(line["event"] == "done" and line["stage"] == "predict" for line in events) == 25
+        if "deployments" in started:
+            run_deployment(site)
         if "viewer" in started:
             site.start("viewer")
         assert all(site.is_well(name) for name in site.running if services[name].healthy)
