@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -191,9 +191,3 @@ class Site:
         )
         assert single.returncode == 0, single.stderr
         return become
-
-
-def commands(services: Mapping[str, Service]) -> Iterator[tuple[str, list[str]]]:
-    """What is run, by the service's name."""
-    for name, service in services.items():
-        yield name, service.command

@@ -95,6 +95,10 @@ def test_a_worker_that_is_cut_off_costs_only_its_blocks(tmp_path: Path) -> None:
         seconds = time.monotonic() - cut
     assert run.returncode == 0, (tmp_path / "driver.log").read_text()
     result = json.loads(stdout)
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    done = [line["worker"] for line in events if (line["stage"], line["event"]) == ("predict", "done")]
+    assert len(done) == N_BLOCKS
+    assert set(done) == {"worker-1", "worker-2"}
     print(
         f"cut off with {before} of {N_BLOCKS} blocks begun; ended {seconds:.0f} s later, {result['redone']} done again"
     )
