@@ -26,8 +26,8 @@ def report(
 ) -> None:
     """Write one HTML page about a store: pictures, areas, objects, scores, provenance, times; all inside the page."""
     from flows.evaluate_files import EvaluateParameters, evaluate_files
+    from flows.looking.report import find_scores, write_report
     from flows.params import checked
-    from flows.report import find_scores, write_report
 
     store = Path(out).expanduser().absolute()
     place = Path(page).expanduser() if page else store.with_name(f"{store.stem}-report.html")

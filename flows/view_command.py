@@ -24,7 +24,7 @@ def view(
     import secrets
     import webbrowser
 
-    from flows.view_server import check_origin, listen, open_viewer, serve
+    from flows.looking.server import check_origin, listen, open_viewer, serve
 
     store, token = Path(out).expanduser().absolute(), secrets.token_urlsafe(12)
     app = open_viewer(store, token, check_origin(origin))
@@ -43,8 +43,8 @@ def view(
 
 def ways_to_look(store: Path, address: str) -> dict[str, str]:
     """The viewer's address, and what to do in other viewers."""
-    from flows.shown import open_store
-    from flows.view_server import STORE
+    from flows.looking.server import STORE
+    from flows.looking.shown import open_store
     from tilekit.doctor import readers
 
     image, labels = open_store(store)

@@ -18,10 +18,10 @@ import zarr
 
 import tilekit
 from flows.evaluate_files import evaluate_files
-from flows.report import _digits, _unit, find_scores, write_report
-from flows.report_objects import Histogram, histogram_svg, survey_objects
-from flows.report_pictures import composite
-from flows.shown import Channel
+from flows.looking.objects import Histogram, histogram_svg, survey_objects
+from flows.looking.pictures import composite
+from flows.looking.report import _digits, _unit, find_scores, write_report
+from flows.looking.shown import Channel
 from tests.faults.harness import TILEKIT, environment
 from tests.looking.browser import browser, needs_browser
 from tests.looking.specimen import CLASS_NAMES, SHAPE, classes, make_store
@@ -232,7 +232,7 @@ def test_units_have_no_exponents() -> None:
 HUGE = """
 import sys, resource
 from pathlib import Path
-from flows.report import write_report
+from flows.looking.report import write_report
 write_report(Path(sys.argv[1]), Path(sys.argv[2]), [])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

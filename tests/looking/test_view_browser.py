@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flows.view_state import CLASS_OPACITY, ID_OPACITY
+from flows.looking.state import CLASS_OPACITY, ID_OPACITY
 from tests.looking.browser import Page, browser, needs_browser
 from tests.looking.specimen import BRIGHT, DARK, classes, make_store, picture, served
 from tilekit.ngff import class_colors

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from flows.view_server import check_origin, listen, open_viewer
+from flows.looking.server import check_origin, listen, open_viewer
 from tests.looking.specimen import make_store, served
 from tilekit.errors import InputError
 

@@ -10,9 +10,9 @@ import pytest
 import tifffile
 
 import tilekit
-from flows.shown import channels_of, open_store, read_plane
+from flows.looking.shown import channels_of, open_store, read_plane
+from flows.looking.state import class_properties, viewer_state
 from flows.view_command import ways_to_look
-from flows.view_state import class_properties, viewer_state
 from tests.looking.specimen import CLASS_NAMES, SHAPE, ByValue, make_store
 from tilekit.errors import InputError
 from tilekit.ngff import class_colors

@@ -11,9 +11,9 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.looking.shown import Channel, Labels, read_plane
 from flows.overlay import RGB, outline, overlay
 from flows.score_pictures import colored
-from flows.shown import Channel, Labels, read_plane
 from tilekit.box import Box
 from tilekit.sources import Source
 

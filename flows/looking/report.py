@@ -15,10 +15,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from flows.report_objects import Objects, histogram_svg, survey_objects
-from flows.report_pictures import draw_store
+from flows.looking.objects import Objects, histogram_svg, survey_objects
+from flows.looking.pictures import draw_store
+from flows.looking.shown import Labels, channels_of, coarse_plane, open_store
 from flows.score_pictures import confusion_svg
-from flows.shown import Labels, channels_of, coarse_plane, open_store
 from tilekit import __version__
 from tilekit.errors import InputError
 from tilekit.jobs.record import class_counts, stage_times
@@ -77,7 +77,7 @@ def write_report(out: Path, page: Path, scores: list[Scores]) -> dict[str, Any]:
         "times": _times(out, shown),
     }
     environment = Environment(
-        loader=PackageLoader("flows", "."),
+        loader=PackageLoader("flows.looking", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -10,7 +10,7 @@ from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
-from flows.shown import Channel, Color, Labels, channels_of, open_store
+from flows.looking.shown import Channel, Color, Labels, channels_of, open_store
 from tilekit.doctor import NEUROGLANCER_TYPES, readers
 from tilekit.errors import InputError
 from tilekit.sources import Source

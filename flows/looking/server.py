@@ -31,8 +31,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from flows.shown import open_store
-from flows.view_state import class_properties, viewer_state
+from flows.looking.shown import open_store
+from flows.looking.state import class_properties, viewer_state
 from tilekit.errors import InputError
 
 HOST = "127.0.0.1"
