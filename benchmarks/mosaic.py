@@ -6,7 +6,7 @@ CONFIG.toml is of a finished training. Its images of a part are laid side by sid
 mirror shows as far as the network sees around it, on the network's phase, and void in the truth there; so the network
 meets in the mosaic what it met in the images, and each image is laid equally often. Then, as a user would:
 
-    tilekit segment mosaic.zarr MODEL mosaic.zarr --objects
+    tilekit segment mosaic.zarr MODEL mosaic.zarr --level 0 --objects
     tilekit evaluate mosaic.zarr/labels/classes truth.npy
 """
 
@@ -32,7 +32,7 @@ from tilekit.predictor import VOID
 def tilekit(*arguments: Any) -> dict[str, Any]:
     """What a command prints as JSON."""
     command = [str(Path(sys.executable).with_name("tilekit")), *map(str, arguments), "--json"]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def lay(samples: Any, predictor: Any, side: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -76,7 +76,7 @@ def main() -> None:
     ingest(pixels if len(pixels) > 1 else pixels[0], out, overwrite=True)
     np.save(arguments.out / "truth.npy", truth)
     started = time.perf_counter()
-    run = tilekit("segment", out, model, out, "--objects", "--overwrite")
+    run = tilekit("segment", out, model, out, "--level", "0", "--objects", "--overwrite")
     seconds = time.perf_counter() - started
     found = tilekit("evaluate", out / "labels/classes", arguments.out / "truth.npy")
     print(
