@@ -129,9 +129,9 @@ RECIPES = {
     "isbi": (ISBI, 4500),
     "hela-late": (HELA.format(split='train = ["36-99"]\nvalidation = ["28-34"]\ntest = ["0-24"]'), 3500),
     "hela-early": (HELA.format(split='train = ["0-24"]\nvalidation = ["28-34"]\ntest = ["36-99"]'), 3500),
-    "nuclei": (NUCLEI.format(weights='kind = "unet"'), 3600),
-    "nuclei-no-border": (NUCLEI.format(weights='kind = "class"'), 3600),
-    "nuclei-no-ridge": (NUCLEI.format(weights='kind = "class"\nridge = false'), 3600),
+    "nuclei": (NUCLEI.format(weights='kind = "unet"'), 5000),
+    "nuclei-no-border": (NUCLEI.format(weights='kind = "class"'), 5000),
+    "nuclei-no-ridge": (NUCLEI.format(weights='kind = "class"\nridge = false'), 5000),
     "axons": (AXONS, 3000),
 }
 KINDS = {
