@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from tilekit.box import Box
 from tilekit.errors import InputError
@@ -13,11 +15,17 @@ from tilekit.sources.units import micrometers
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
+if TYPE_CHECKING:
+    Place = str | Path
+else:
+    Place = Annotated[str, BeforeValidator(lambda place: os.fspath(place) if isinstance(place, Path) else place)]
+    """A path or URL: one line of text in a form, though Python may give a Path."""
+
 
 class Parameters(BaseModel):
-    """Common to all: frozen, and nothing unknown is taken."""
+    """Common to all: frozen, and nothing unknown is taken; what stands below a field is its description in the form."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class SchedulerParameters(Parameters):
@@ -185,6 +193,34 @@ class SegmentParameters(ClusterParameters, ImageParameters):
     def preview_boxes(self) -> int:
         """Boxes to preview."""
         return self.preview or (5 if self.preview_only else 0)
+
+
+class InboxParameters(Parameters):
+    """Options of `inbox`."""
+
+    at_once: Annotated[int, Field(ge=1, le=64)] = 1
+    """Images that are segmented at the same time, at most; more than one takes worker processes."""
+    settle_seconds: Annotated[float, Field(ge=0, le=86400)] = 30.0
+    """Seconds for which an image must not have changed before it is taken: one that is still being copied has to wait."""
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    """How often a failing image is tried again, after the others, before it is put aside."""
+    retry_seconds: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    """Seconds to wait before that."""
+    redo_with_new_model: bool = False
+    """Segment all images again where the model is another than the one that they were segmented with."""
+    again: list[str] = []
+    """For one run: names of images, or patterns such as *.tif, to be done again whatever became of them."""
+    move_aside: str | None = None
+    """Folder to move an image to that is put aside; unset: it stays where it is."""
+    segment: SegmentParameters = SegmentParameters()
+    """Options of each segmentation."""
+
+    @field_validator("segment")
+    @classmethod
+    def _has_what_an_inbox_does(cls, value: SegmentParameters) -> SegmentParameters:
+        if value.preview_only or value.overwrite:
+            raise ValueError("preview_only and overwrite are not for an inbox")
+        return value
 
 
 def checked(kind: type[Any], /, **values: Any) -> Any:
