@@ -1,4 +1,4 @@
-"""The flow `inbox`: one look at a watched folder; a table of what happened and a picture of each result as artifacts."""
+"""The flow `inbox`: one look at a watched folder, with a table of what happened and a picture of each result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def inbox(folder: Place, model: Place, out: Place, parameters: InboxParameters =
         parameters: How it is done.
     """
     if not (folder and model and out):
-        raise InputError("inbox: name its folder, model and out, in the deployment's parameters or as TILEKIT_INBOX, ...")
+        raise InputError(
+            "inbox: its folder, model or out is not set; set them in the deployment's parameters, or TILEKIT_INBOX, "
+            "TILEKIT_MODEL and TILEKIT_OUT where it is deployed"
+        )
     logging.getLogger("distributed").setLevel(logging.WARNING)
     rows = run_tick(str(folder), model, out, parameters, progress_artifact("inbox-progress"), as_task, publish)
     publish_table(str(folder), rows)

@@ -1,9 +1,9 @@
 """What is known of the images of an inbox, in one file beside the outputs.
 
-    OUT/inbox.json           a record per image
-    OUT/NAME.zarr            the output of the image NAME, its ending kept: a.tif and a.png become two
-    OUT/aside/NAME.json      why an image was put aside
-    OUT/.tilekit/lock        held while a tick works
+OUT/inbox.json           a record per image
+OUT/NAME.zarr            the output of the image NAME, its ending kept: a.tif and a.png become two
+OUT/aside/NAME.json      why an image was put aside
+OUT/.tilekit/lock        held while a tick works
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ class InboxParameters(Parameters):
     at_once: Annotated[int, Field(ge=1, le=64)] = 1
     """Images that are segmented at the same time, at most; more than one takes worker processes."""
     settle_seconds: Annotated[float, Field(ge=0, le=86400)] = 30.0
-    """Seconds for which an image must not have changed before it is taken: one that is still being copied has to wait."""
+    """Seconds for which an image must not have changed before it is taken, so that none is taken half-copied."""
     retries: Annotated[int, Field(ge=0, le=10)] = 2
     """How often a failing image is tried again, after the others, before it is put aside."""
     retry_seconds: Annotated[float, Field(ge=0, le=3600)] = 10.0

@@ -1,4 +1,4 @@
-"""One look at an inbox: what is new or changed is segmented, what fails is put aside, and a table says what happened."""
+"""One look at an inbox: what is new or changed is segmented, what fails is put aside, a table says what happened."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _recipe(predictor: Predictor, parameters: InboxParameters) -> str:
 
 def _row(tick: Tick, found: Found, status: str, reason: str | None = None, **figures: Any) -> Row:
     output = None if status in ("left out", "waiting") else str(output_of(tick.out, found.name))
-    row = {**dict.fromkeys(COLUMNS), "image": found.image, "output": output, "classes": {}}
+    row: Row = {**dict.fromkeys(COLUMNS), "image": found.image, "output": output, "classes": {}}
     return {**row, **figures, "status": status, "reason": reason}
 
 
@@ -153,9 +153,7 @@ def _is_settled_matter(tick: Tick, record: Record) -> bool:
     done, aside = record.done, record.aside
     if aside and (aside.digest, aside.recipe) == (record.digest, tick.recipe):
         return True
-    is_current = done is not None and (
-        done.model == tick.predictor.digest or not tick.parameters.redo_with_new_model
-    )
+    is_current = done is not None and (done.model == tick.predictor.digest or not tick.parameters.redo_with_new_model)
     return done is not None and done.digest == record.digest and is_current
 
 
@@ -197,7 +195,7 @@ def _segment_all(
 
 
 def _workers(tick: Tick, pending: list[Found]) -> int:
-    """Worker processes: what the largest image can use; at least one for each image at a time where they are several."""
+    """Worker processes: what the largest image can use; at least one for each image at work where they are several."""
     p = tick.parameters
     workers = common_workers([tick.item(f) for f in pending], tick.predictor, p.segment)
     if p.at_once == 1 or p.segment.scheduler:

@@ -121,7 +121,11 @@ def test_a_new_model_redoes_old_images_only_if_asked(inbox: Inbox, tmp_path: Pat
     inbox.tick()
     make_model(inbox.model, base=4)
     assert inbox.tick() == {"notes.txt": "left out"}
-    assert inbox.tick(redo_with_new_model=True) == {"a.tif": "segmented", "a.tiff": "segmented", "notes.txt": "left out"}
+    assert inbox.tick(redo_with_new_model=True) == {
+        "a.tif": "segmented",
+        "a.tiff": "segmented",
+        "notes.txt": "left out",
+    }
     segment_file(inbox.folder / "a.tif", inbox.model, tmp_path / "alone.zarr", PLAIN)
     assert_same(inbox.out / "a.tif.zarr", tmp_path / "alone.zarr")
 
