@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
+    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -20,6 +21,7 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 
 from flows.batch import segment_files
+from flows.dashboard import told_dashboard
 from flows.images import BatchError
 from flows.limits import limit_of
 from flows.overlay import overlay_of_store
@@ -86,8 +88,20 @@ def as_task(function: Callable[..., Any], *arguments: Any) -> Any:
         tags=limit_of(function, arguments),
         cache_policy=NO_CACHE,
         persist_result=False,
-    )(lambda: function(*arguments))
+    )(lambda: _with_dashboard(function, *arguments))
     return named()
+
+
+def _with_dashboard(function: Callable[..., Any], *arguments: Any) -> Any:
+    """A stage, with the dashboard of the cluster that it starts in the run's log and artifacts."""
+
+    def tell(line: str, link: str | None) -> None:
+        get_run_logger().info(line)
+        if link:
+            create_link_artifact(key="dask-dashboard", link=link, link_text="Dask dashboard")
+
+    with told_dashboard(tell):
+        return function(*arguments)
 
 
 def _is_worth_retrying(_task: Any, _run: Any, state: Any) -> bool:

@@ -59,7 +59,7 @@ def _deployment(described: dict[str, Any], inbox: dict[str, Any] | None, every: 
     if described["name"] == "inbox":
         parameters = inbox or parameters
         is_told = all(parameters.values())
-        changed = {"active": is_told} | ({"interval": timedelta(seconds=every)} if every else {})
+        changed: dict[str, Any] = {"active": is_told} | ({"interval": timedelta(seconds=every)} if every else {})
         schedules = [replace(s, **changed) for s in schedules]
     limit = described.get("concurrency_limit")
     made = flow.to_deployment(

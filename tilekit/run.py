@@ -16,11 +16,13 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 from uuid import uuid4
 
 from tilekit.allocator import ALLOCATOR_ENV, keep_memory
 from tilekit.attempt import Outcome, Task, attempt
+from tilekit.dashboard import tell_dashboard
 from tilekit.errors import InputError, RunError
 from tilekit.watch import watch
 
@@ -74,14 +76,16 @@ class DaskRunner:
         self.is_elsewhere = is_elsewhere
         self.run_id = _new_id()
         self._client: Any = None
+        self._connecting = Lock()
 
     def run(self, task: Task, config: Any, indices: Iterable[int]) -> Iterator[Outcome]:
         waiting = iter(indices)
         first = list(islice(waiting, 1))
         if not first:
             return
-        if self._client is None:
-            self._client, self.n_workers = self._connect()
+        with self._connecting:  # several images may come at once
+            if self._client is None:
+                self._client, self.n_workers = self._connect()
         yield from self._run(task, config, chain(first, waiting))
 
     def _run(self, task: Task, config: Any, waiting: Iterator[int]) -> Iterator[Outcome]:
@@ -134,7 +138,7 @@ def check_wanted() -> None:
     """
     if "distributed" not in sys.modules:  # the plain loop does without it
         return
-    from distributed.worker import get_worker, thread_state
+    from distributed.worker import get_worker, thread_state  # type: ignore[attr-defined]
 
     key = getattr(thread_state, "key", None)
     if key is not None and (task := get_worker().state.tasks.get(key)) is not None and task.state == "cancelled":
@@ -190,8 +194,12 @@ def open_runner(workers: int = 0, scheduler: str | None = None, tls: dict[str, s
 
         def connect() -> tuple[Any, int]:
             if client is None:
-                return stack.enter_context(_start_here(workers, stack)), workers
-            return client, _count_workers(client, str(scheduler))
+                started = stack.enter_context(_start_here(workers, stack))
+                tell_dashboard(started)
+                return started, workers
+            n_workers = _count_workers(client, str(scheduler))
+            tell_dashboard(client)
+            return client, n_workers
 
         yield DaskRunner(connect, workers, is_elsewhere=client is not None)
 
