@@ -51,8 +51,8 @@ def publish(row: Row) -> None:
 
 def publish_table(folder: str, rows: list[dict[str, Any]]) -> None:
     """What happened; the longest tables are cut."""
-    shown = ("image", "status", "reason", "output", "blocks", "seconds")
-    table = [{k: row[k] for k in shown} for row in rows[:MAX_ROWS]]
+    shown = ("status", "reason", "blocks", "seconds", "output")
+    table = [{"image": Path(row["image"]).name, **{k: row[k] for k in shown}} for row in rows[:MAX_ROWS]]
     counts = {status: sum(r["status"] == status for r in rows) for status in sorted({r["status"] for r in rows})}
     said = ", ".join(f"{n} {status}" for status, n in counts.items()) or "nothing new"
     create_table_artifact(key="inbox-summary", table=table, description=f"{folder}: {said}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,13 @@ from typing import Any
 import pytest
 
 from flows.inbox_state import State
+from flows.limits import limit_of
 from flows.params import InboxParameters, SegmentParameters, checked
 from flows.tick import run_tick
-from flows.work import segment_file
-from tests.faults.harness import assert_same, make_image, make_model, shards
+from flows.work import plan_file, segment_file
+from tests.faults.harness import assert_same, begun, environment, make_image, make_model, recorded, shards, unrecorded
 from tilekit.errors import InputError
+from tilekit.jobs.segment import ingest_stage, predict_stage
 from tilekit.ledger import lock
 
 PLAIN = SegmentParameters(workers=0, device="cpu", block=128, tile=64)
@@ -181,3 +185,55 @@ def test_several_at_once_give_the_same_bytes(inbox: Inbox, tmp_path: Path) -> No
     for name in ("3.tif", "a.tif"):
         segment_file(inbox.folder / name, inbox.model, tmp_path / "alone" / name, PLAIN)
         assert_same(inbox.out / f"{name}.zarr", tmp_path / "alone" / name)
+
+
+def test_a_killed_tick_is_gone_on_with_by_the_next(inbox: Inbox, tmp_path: Path) -> None:
+    make_image(inbox.folder / "a.tif", 592, seed=4)
+    program = (
+        "import sys; from flows.params import *; from flows.tick import run_tick; "
+        "run_tick(*sys.argv[1:4], InboxParameters(settle_seconds=0, segment=SegmentParameters.model_validate_json("
+        "sys.argv[4])))"
+    )
+    segment = SegmentParameters(workers=0, device="cpu", block=64, tile=32)
+    arguments = [str(inbox.folder), str(inbox.model), str(inbox.out), segment.model_dump_json()]
+    process = subprocess.Popen([sys.executable, "-c", program, *arguments], env=environment())
+    out = inbox.out / "a.tif.zarr"
+    while begun(out, "predict") < 20:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    kept, left = recorded(out, "predict"), len(unrecorded(out, "predict"))
+    row = next(r for r in inbox.rows(segment) if r["image"].endswith("a.tif"))
+    print(
+        f"killed with {kept} blocks recorded, {left} begun; {row['written']} written by the next, {row['redone']} redone"
+    )
+    assert (row["status"], row["blocks"]) == ("segmented", 100)
+    assert row["redone"] <= left
+    assert row["written"] == 100 - kept
+    segment_file(inbox.folder / "a.tif", inbox.model, tmp_path / "alone.zarr", segment)
+    assert_same(out, tmp_path / "alone.zarr")
+
+
+def test_a_stage_on_a_gpu_has_the_tag_whose_limit_the_server_keeps(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu = plan_file(inbox.folder / "a.tif", inbox.model, inbox.out, PLAIN.model_copy(update={"device": "cuda:1"}))
+    on_cpu = plan_file(inbox.folder / "a.tif", inbox.model, inbox.out, PLAIN)
+    assert limit_of(predict_stage, (on_gpu,)) == ["gpu"]
+    assert limit_of(ingest_stage, (on_gpu,)) == limit_of(predict_stage, (on_cpu,)) == []
+    monkeypatch.setenv("TILEKIT_GPU_LIMIT", "gpu-of-this-machine")
+    assert limit_of(predict_stage, (on_gpu,)) == ["gpu-of-this-machine"]
+
+
+@pytest.mark.parametrize(
+    "flow", ["inbox.inbox", "segment.segment", "train.train", "evaluate.evaluate", "ingest.ingest"]
+)
+def test_every_field_of_a_form_says_what_it_is(flow: str) -> None:
+    from prefect.flows import load_flow_from_entrypoint
+    from prefect.utilities.callables import parameter_schema
+
+    schema = parameter_schema(load_flow_from_entrypoint(f"flows.{flow}"))
+    fields = [schema.properties, *(d["properties"] for d in schema.definitions.values() if "properties" in d)]
+    silent = [name for group in fields for name, field in group.items() if not field.get("description")]
+    assert not silent
