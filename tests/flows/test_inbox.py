@@ -188,7 +188,7 @@ def test_several_at_once_give_the_same_bytes(inbox: Inbox, tmp_path: Path) -> No
 
 
 def test_a_killed_tick_is_gone_on_with_by_the_next(inbox: Inbox, tmp_path: Path) -> None:
-    make_image(inbox.folder / "a.tif", 592, seed=4)
+    make_image(inbox.folder / "a.tif", 400, seed=4)
     program = (
         "import sys; from flows.params import *; from flows.tick import run_tick; "
         "run_tick(*sys.argv[1:4], InboxParameters(settle_seconds=0, segment=SegmentParameters.model_validate_json("
@@ -198,19 +198,16 @@ def test_a_killed_tick_is_gone_on_with_by_the_next(inbox: Inbox, tmp_path: Path)
     arguments = [str(inbox.folder), str(inbox.model), str(inbox.out), segment.model_dump_json()]
     process = subprocess.Popen([sys.executable, "-c", program, *arguments], env=environment())
     out = inbox.out / "a.tif.zarr"
-    while begun(out, "predict") < 20:
+    while begun(out, "predict") < 10:
         assert process.poll() is None
         time.sleep(0.005)
     process.kill()
     process.wait()
     kept, left = recorded(out, "predict"), len(unrecorded(out, "predict"))
     row = next(r for r in inbox.rows(segment) if r["image"].endswith("a.tif"))
-    print(
-        f"killed with {kept} blocks recorded, {left} begun; {row['written']} written by the next, {row['redone']} redone"
-    )
-    assert (row["status"], row["blocks"]) == ("segmented", 100)
+    print(f"killed with {kept} of 49 blocks recorded and {left} begun; {row['redone']} redone")
+    assert (row["status"], row["blocks"], row["written"]) == ("segmented", 49, 49 - kept)
     assert row["redone"] <= left
-    assert row["written"] == 100 - kept
     segment_file(inbox.folder / "a.tif", inbox.model, tmp_path / "alone.zarr", segment)
     assert_same(out, tmp_path / "alone.zarr")
 
@@ -226,14 +223,12 @@ def test_a_stage_on_a_gpu_has_the_tag_whose_limit_the_server_keeps(
     assert limit_of(predict_stage, (on_gpu,)) == ["gpu-of-this-machine"]
 
 
-@pytest.mark.parametrize(
-    "flow", ["inbox.inbox", "segment.segment", "train.train", "evaluate.evaluate", "ingest.ingest"]
-)
+@pytest.mark.parametrize("flow", ["inbox", "segment", "train", "evaluate", "ingest", "label", "weigh"])
 def test_every_field_of_a_form_says_what_it_is(flow: str) -> None:
     from prefect.flows import load_flow_from_entrypoint
     from prefect.utilities.callables import parameter_schema
 
-    schema = parameter_schema(load_flow_from_entrypoint(f"flows.{flow}"))
+    schema = parameter_schema(load_flow_from_entrypoint(f"flows.{flow}.{flow}"))
     fields = [schema.properties, *(d["properties"] for d in schema.definitions.values() if "properties" in d)]
     silent = [name for group in fields for name, field in group.items() if not field.get("description")]
     assert not silent

@@ -1,4 +1,4 @@
-"""`tilekit serve`: one command watches a folder, on a server of its own; Ctrl-C ends all of it; begun again, it goes on."""
+"""`tilekit serve`: one command watches a folder, on a server of its own; Ctrl-C ends all; begun again, it goes on."""
 
 from __future__ import annotations
 

@@ -24,7 +24,9 @@ def long_task(index: int, folder: Path) -> int:
 def test_the_tasks_of_a_run_that_is_gone_end_on_a_cluster_elsewhere(tmp_path: Path) -> None:
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, silence_logs=50
+    ) as cluster:
         (worker,) = cluster.workers.values()
         with open_runner(scheduler=cluster.scheduler_address) as runner:
             reader = Thread(target=lambda: list(runner.run(long_task, tmp_path, range(3))), daemon=True)
