@@ -27,9 +27,9 @@ from flows.limits import limit_of
 from flows.overlay import overlay_of_store
 from flows.params import Place, SegmentParameters
 from flows.work import segment_file
+from tilekit.attempt import concerns_all
 from tilekit.engine import Progress
 from tilekit.errors import InputError, RunError
-from tilekit.run import concerns_all
 
 UPDATE_SECONDS = 2.0
 DEFAULTS = SegmentParameters()

@@ -28,8 +28,8 @@ from prefect.utilities.templating import apply_values
 
 from tilekit.errors import InputError, RunError
 
-FILES = (Path(__file__).parents[1] / "deploy/prefect.yaml", Path(__file__).parent / "data/prefect.yaml")
-"""Of a checkout, and of an installed package."""
+FILE = Path(__file__).parent / "data/prefect.yaml"
+"""A link to that of deploy/; in an installed package, the file itself."""
 PORT = 4200
 SERVER_SECONDS = 120.0
 
@@ -46,8 +46,7 @@ def serve_all(inbox: dict[str, Any] | None, every: float | None, limit: int, say
 
 
 def _read() -> list[dict[str, Any]]:
-    path = next(path for path in FILES if path.is_file())
-    deployments: list[dict[str, Any]] = yaml.safe_load(path.read_text())["deployments"]
+    deployments: list[dict[str, Any]] = yaml.safe_load(FILE.read_text())["deployments"]
     return deployments
 
 

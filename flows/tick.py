@@ -24,12 +24,13 @@ from flows.params import InboxParameters
 from flows.watched import Found, digest_of, list_place, seconds_since, stamp_of
 from flows.work import Step, plan_image, segment_job
 from models import load
+from tilekit.attempt import concerns_all
 from tilekit.engine import Progress, no_progress
 from tilekit.errors import InputError, RunError
 from tilekit.jobs.output import check_output, clear_output, now
 from tilekit.ledger import lock
 from tilekit.predictor import Predictor
-from tilekit.run import Runner, concerns_all, open_runner
+from tilekit.run import Runner, open_runner
 
 WRITE_SECONDS = 2.0
 CHANGES_NO_PIXEL = {"workers", "scheduler", "tls_ca", "tls_cert", "tls_key", "memory", "device", "preview"}

@@ -193,13 +193,10 @@ def open_runner(workers: int = 0, scheduler: str | None = None, tls: dict[str, s
         client = None if scheduler is None else stack.enter_context(_connect(scheduler, tls))
 
         def connect() -> tuple[Any, int]:
-            if client is None:
-                started = stack.enter_context(_start_here(workers, stack))
-                tell_dashboard(started)
-                return started, workers
-            n_workers = _count_workers(client, str(scheduler))
-            tell_dashboard(client)
-            return client, n_workers
+            found = client or stack.enter_context(_start_here(workers, stack))
+            n_workers = workers if client is None else _count_workers(client, str(scheduler))
+            tell_dashboard(found)
+            return found, n_workers
 
         yield DaskRunner(connect, workers, is_elsewhere=client is not None)
 

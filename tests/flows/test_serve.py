@@ -14,13 +14,13 @@ import psutil
 import pytest
 import yaml
 
-from flows.serve import FILES
+from flows.serve import FILE
 from tests.faults.harness import ROOT, TILEKIT, begun, call, environment, make_image, make_model
 from tests.flows.prefect_server import running, wait_for
 
 
 def test_each_deployment_names_a_flow_and_no_machine() -> None:
-    text = FILES[0].read_text()
+    text = FILE.read_text()
     assert str(Path.home()) not in text
     assert str(ROOT) not in text
     deployments = yaml.safe_load(text)["deployments"]
