@@ -39,7 +39,7 @@ def segment_files(
     p, out = parameters, Path(out)
     items = list_images(images, out, p)
     predictor = load(model, p.device, p.precision)
-    workers = _common_workers(items, predictor, p)
+    workers = common_workers(items, predictor, p)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,7 +62,7 @@ def segment_files(
     return rows
 
 
-def _common_workers(items: Sequence[Item], predictor: Predictor, parameters: SegmentParameters) -> int:
+def common_workers(items: Sequence[Item], predictor: Predictor, parameters: SegmentParameters) -> int:
     """Workers for all images: what the largest can use, and the memory bears for each."""
     asked = workers_asked(parameters)
     if asked is not None:

@@ -10,6 +10,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.evaluate_files import EvaluateParameters, evaluate_files
+from flows.params import Place
 from flows.segment import as_task, progress_artifact
 from tilekit.score_files import table_rows
 
@@ -20,12 +21,19 @@ MAX_ROWS = 1000
 
 @flow(name="evaluate", description="Score predictions against the truth, of one image or a folder of pairs.")
 def evaluate(
-    prediction: str | Path,
-    truth: str | Path,
-    other: str | Path | None = None,
+    prediction: Place,
+    truth: Place,
+    other: Place | None = None,
     parameters: EvaluateParameters = DEFAULTS,
 ) -> dict[str, Any]:
-    """Score `prediction` (and compare `other`) with `truth`; returns the keys of `tilekit evaluate --json`."""
+    """Score `prediction` (and compare `other`) with `truth`; returns the keys of `tilekit evaluate --json`.
+
+    Args:
+        prediction: A label map (TIFF, PNG, Zarr), or a folder of them.
+        truth: The truth of it, or of each.
+        other: A second prediction, to compare with the first.
+        parameters: What the maps hold, and what is written.
+    """
     maps = [str(m) for m in (prediction, other, truth) if m is not None]
     progress = progress_artifact("evaluate-progress")
     result: dict[str, Any] = as_task(evaluate_files, maps, parameters, progress, publish)

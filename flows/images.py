@@ -86,7 +86,8 @@ def list_images(images: str | Path, out: str | Path, parameters: SegmentParamete
     return items
 
 
-def _in_folder(folder: Path, out: Path, parameters: SegmentParameters) -> Iterator[Item]:
+def entries(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """What lies in a folder, hidden files apart, in order; with the reason where it is no image by its name."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
@@ -95,6 +96,11 @@ def _in_folder(folder: Path, out: Path, parameters: SegmentParameters) -> Iterat
             reason = f"a folder; name its images by a glob such as '{path}/*.tif'"
         elif path.suffix.lower() in NO_IMAGES:
             reason = f"no image by its name ({path.suffix})"
+        yield path, reason
+
+
+def _in_folder(folder: Path, out: Path, parameters: SegmentParameters) -> Iterator[Item]:
+    for path, reason in entries(folder):
         item = Item(path, _out_of(path, out), parameters, reason)
         if reason is None and out.resolve() == folder.resolve() and item.out.resolve() != path.resolve():
             raise InputError(

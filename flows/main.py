@@ -27,6 +27,7 @@ from flows.options import (
 )
 from flows.report_command import report
 from flows.runs import ingest, label, plan, segment
+from flows.serve_command import serve
 from flows.terminal import print_facts, progress_bars
 from flows.train_command import train
 from flows.view_command import view
@@ -95,6 +96,7 @@ app.command()(evaluate)
 app.command()(view)
 app.command()(report)
 app.command()(export)
+app.command()(serve)
 
 
 @app.command()

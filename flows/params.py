@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from tilekit.box import Box
 from tilekit.errors import InputError
 from tilekit.sources.units import micrometers
 
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+if TYPE_CHECKING:
+    Place = str | Path
+else:
+    Place = Annotated[str, BeforeValidator(lambda place: os.fspath(place) if isinstance(place, Path) else place)]
+    """A path or URL: one line of text in a form, though Python may give a Path."""
 
 
 class Parameters(BaseModel):
-    """Common to all: frozen, and nothing unknown is taken."""
+    """Common to all: frozen, and nothing unknown is taken; what stands below a field is its description in the form."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class SchedulerParameters(Parameters):
@@ -187,6 +192,34 @@ class SegmentParameters(ClusterParameters, ImageParameters):
         return self.preview or (5 if self.preview_only else 0)
 
 
+class InboxParameters(Parameters):
+    """Options of `inbox`."""
+
+    at_once: Annotated[int, Field(ge=1, le=64)] = 1
+    """Images that are segmented at the same time, at most; more than one takes worker processes."""
+    settle_seconds: Annotated[float, Field(ge=0, le=86400)] = 30.0
+    """Seconds for which an image must not have changed before it is taken, so that none is taken half-copied."""
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    """How often a failing image is tried again, after the others, before it is put aside."""
+    retry_seconds: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    """Seconds to wait before that."""
+    redo_with_new_model: bool = False
+    """Segment all images again where the model is another than the one that they were segmented with."""
+    again: list[str] = []
+    """For one run: names of images, or patterns such as *.tif, to be done again whatever became of them."""
+    move_aside: str | None = None
+    """Folder to move an image to that is put aside; unset: it stays where it is."""
+    segment: SegmentParameters = SegmentParameters()
+    """Options of each segmentation."""
+
+    @field_validator("segment")
+    @classmethod
+    def _has_what_an_inbox_does(cls, value: SegmentParameters) -> SegmentParameters:
+        if value.preview_only or value.overwrite:
+            raise ValueError("preview_only and overwrite are not for an inbox")
+        return value
+
+
 def checked(kind: type[Any], /, **values: Any) -> Any:
     """Parameters from options; a value that does not fit is refused in one line that names it."""
     try:
@@ -195,20 +228,6 @@ def checked(kind: type[Any], /, **values: Any) -> Any:
         first = error.errors()[0]
         name = str(first["loc"][0]).replace("_", "-") if first["loc"] else kind.__name__
         raise InputError(f"--{name} {first.get('input')}: {first['msg'].lower()}; see --help") from None
-
-
-def parse_bytes(text: str | None) -> int | None:
-    """Bytes from a size with a unit.
-
-    >>> parse_bytes("4GB"), parse_bytes("512MiB")
-    (4000000000, 536870912)
-    """
-    if text is None:
-        return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
-    if not found or found[2] not in UNITS:
-        raise InputError(f"--memory {text}: is no size; write it like 4GB or 512MiB")
-    return int(float(found[1]) * UNITS[found[2]])
 
 
 def parse_channels(text: str | None) -> tuple[int | str, ...] | None:
@@ -243,33 +262,3 @@ def parse_pixel_size(text: str | None) -> tuple[float, float] | None:
     assert y is not None
     assert x is not None
     return y, x
-
-
-def parse_pair(text: str | None) -> tuple[float, float] | None:
-    """Two numbers.
-
-    >>> parse_pair("0.6, 2.5")
-    (0.6, 2.5)
-    """
-    if text is None:
-        return None
-    try:
-        background, inside = (float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--class-weights {text}: are two numbers, background's and object's, like 0.6,2.5") from None
-    return background, inside
-
-
-def parse_box(text: str | None) -> Box | None:
-    """A box from its ranges.
-
-    >>> parse_box("0:512,100:400").shape
-    (512, 300)
-    """
-    if text is None:
-        return None
-    found = re.fullmatch(r"\s*(\d+):(\d+),(\d+):(\d+)\s*", text)
-    if not found or int(found[1]) >= int(found[2]) or int(found[3]) >= int(found[4]):
-        raise InputError(f"--box {text}: is no box; write it like y0:y1,x0:x1 with the smaller number first")
-    y0, y1, x0, x1 = map(int, found.groups())
-    return Box((y0, x0), (y1, x1))

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
+    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -20,22 +21,30 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 
 from flows.batch import segment_files
+from flows.dashboard import told_dashboard
 from flows.images import BatchError
+from flows.limits import limit_of
 from flows.overlay import overlay_of_store
-from flows.params import SegmentParameters
+from flows.params import Place, SegmentParameters
 from flows.work import segment_file
+from tilekit.attempt import concerns_all
 from tilekit.engine import Progress
-from tilekit.errors import InputError
+from tilekit.errors import InputError, RunError
 
 UPDATE_SECONDS = 2.0
 DEFAULTS = SegmentParameters()
 
 
 @flow(name="segment", description="Segment an image of any size into an OME-Zarr, exactly.")
-def segment(
-    image: str | Path, model: str | Path, out: str | Path, parameters: SegmentParameters = DEFAULTS
-) -> dict[str, Any]:
-    """Segment `image` with the network `model` into `out`; returns the keys of `tilekit segment --json`."""
+def segment(image: Place, model: Place, out: Place, parameters: SegmentParameters = DEFAULTS) -> dict[str, Any]:
+    """Segment `image` with the network `model` into `out`; returns the keys of `tilekit segment --json`.
+
+    Args:
+        image: An image of any size: TIFF, OME-Zarr, Zarr, PNG, ...
+        model: The network: a .safetensors file, or a starter (nuclei).
+        out: The store to write, OUT.zarr; or the image itself, a Zarr, to which labels are added.
+        parameters: What to take of the image, and how to compute.
+    """
     logging.getLogger("distributed").setLevel(logging.WARNING)
     result = segment_file(image, model, out, parameters, progress=progress_artifact("segment-progress"), step=as_task)
     if pictures := result.get("preview"):
@@ -47,11 +56,17 @@ def segment(
 
 @flow(name="segment-images", description="Segment the images of a folder, glob or CSV, one store each, on one cluster.")
 def segment_images(
-    images: str | Path, model: str | Path, out: str | Path, parameters: SegmentParameters = DEFAULTS
+    images: Place, model: Place, out: Place, parameters: SegmentParameters = DEFAULTS
 ) -> list[dict[str, Any]]:
     """Segment `images` into stores in the folder `out`; returns the rows of `tilekit segment --json`.
 
     The table is an artifact too; the flow run fails, after the other images are done, where one failed (BatchError).
+
+    Args:
+        images: A folder, a glob or a CSV of images.
+        model: The network: a .safetensors file, or a starter (nuclei).
+        out: Folder for the stores and summary.csv.
+        parameters: What to take of the images, and how to compute.
     """
     logging.getLogger("distributed").setLevel(logging.WARNING)
     try:
@@ -70,15 +85,30 @@ def as_task(function: Callable[..., Any], *arguments: Any) -> Any:
         retries=2,
         retry_delay_seconds=[1, 10],
         retry_condition_fn=_is_worth_retrying,
+        tags=limit_of(function, arguments),
         cache_policy=NO_CACHE,
         persist_result=False,
-    )(lambda: function(*arguments))
+    )(lambda: _with_dashboard(function, *arguments))
     return named()
 
 
+def _with_dashboard(function: Callable[..., Any], *arguments: Any) -> Any:
+    """A stage, with the dashboard of the cluster that it starts in the run's log and artifacts."""
+
+    def tell(line: str, link: str | None) -> None:
+        get_run_logger().info(line)
+        if link:
+            create_link_artifact(key="dask-dashboard", link=link, link_text="Dask dashboard")
+
+    with told_dashboard(tell):
+        return function(*arguments)
+
+
 def _is_worth_retrying(_task: Any, _run: Any, state: Any) -> bool:
-    """False for bad input, which a second try cannot mend."""
-    return not isinstance(state.result(raise_on_failure=False), InputError)
+    """False for what a second try cannot mend: bad input, a lost scheduler, a full disk."""
+    error = state.result(raise_on_failure=False)
+    cause = error.__cause__ or error
+    return not isinstance(error, InputError) and not (isinstance(cause, OSError | RunError) and concerns_all(cause))
 
 
 def progress_artifact(key: str) -> Progress:
@@ -106,7 +136,7 @@ def publish_rows(out: str | Path, rows: list[dict[str, Any]]) -> None:
     create_table_artifact(key="segment-images-summary", table=table, description=f"Segmentation into {out}")
 
 
-def publish(out: str, result: dict[str, Any]) -> None:
+def publish(out: str | Path, result: dict[str, Any]) -> None:
     """The summary as a table, and a picture of the class map over the image."""
     rows = [{"figure": k, "value": v} for k, v in result.items() if not isinstance(v, dict | list)]
     rows += [{"figure": f"pixels of class {k}", "value": v} for k, v in result["classes"].items()]

@@ -76,7 +76,10 @@ def progress_bars() -> Iterator[Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    from flows.dashboard import told_dashboard
+
+    bars = Progress(*columns, console=Console(stderr=True))
+    with told_dashboard(lambda line, _: bars.console.print(line, highlight=False)), bars:
         tasks: dict[str, Any] = {}
 
         def show(stage: str, done: int, total: int) -> None:

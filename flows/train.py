@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.evaluate import data_url
+from flows.params import Place
 from flows.segment import as_task, progress_artifact
 from flows.training.run import Options, train_file
 
@@ -16,8 +17,13 @@ DEFAULTS = Options()
 
 
 @flow(name="train", description="Train a network as a TOML says: check, train, evaluate, model card.")
-def train(config: str | Path, options: Options = DEFAULTS) -> dict[str, Any]:
-    """Train as `config` says; returns the keys of `tilekit train --json`."""
+def train(config: Place, options: Options = DEFAULTS) -> dict[str, Any]:
+    """Train as `config` says; returns the keys of `tilekit train --json`.
+
+    Args:
+        config: A TOML that says what to train, on what, and how; `tilekit train CONFIG --init` writes one.
+        options: What is asked of this run.
+    """
     return train_file(config, options, progress_artifact("train-progress"), as_task, publish_row, publish)
 
 

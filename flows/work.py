@@ -12,10 +12,8 @@ from flows.params import (
     LabelParameters,
     SegmentParameters,
     WeighParameters,
-    parse_box,
-    parse_bytes,
-    parse_pair,
 )
+from flows.parsing import parse_box, parse_bytes, parse_pair
 from models import load
 from tilekit.engine import Progress, no_progress
 from tilekit.errors import InputError

@@ -106,7 +106,8 @@ def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> R
     report = Report(stage.name, stage.n_blocks, done_before, redone, time.perf_counter() - started, ledger.total())
     note("ended", **told, seconds=report.seconds, done=ledger.n_done, redone=redone, failed=len(failed))
     if failed:
-        raise RunError(_failure(stage, ledger, failed))
+        worst = next(filter(concerns_all, failed.values()), failed[min(failed)])
+        raise RunError(_failure(stage, ledger, failed)) from worst
     return report
 
 

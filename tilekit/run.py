@@ -9,17 +9,20 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 from uuid import uuid4
 
 from tilekit.allocator import ALLOCATOR_ENV, keep_memory
 from tilekit.attempt import Outcome, Task, attempt
+from tilekit.dashboard import tell_dashboard
 from tilekit.errors import InputError, RunError
 from tilekit.watch import watch
 
@@ -73,14 +76,16 @@ class DaskRunner:
         self.is_elsewhere = is_elsewhere
         self.run_id = _new_id()
         self._client: Any = None
+        self._connecting = Lock()
 
     def run(self, task: Task, config: Any, indices: Iterable[int]) -> Iterator[Outcome]:
         waiting = iter(indices)
         first = list(islice(waiting, 1))
         if not first:
             return
-        if self._client is None:
-            self._client, self.n_workers = self._connect()
+        with self._connecting:  # several images may come at once
+            if self._client is None:
+                self._client, self.n_workers = self._connect()
         yield from self._run(task, config, chain(first, waiting))
 
     def _run(self, task: Task, config: Any, waiting: Iterator[int]) -> Iterator[Outcome]:
@@ -120,6 +125,24 @@ def _outcome_of(future: Any, index: int) -> Outcome:
         return Outcome(index, error=RuntimeError(reason))
     except Exception as error:  # what came back cannot be read
         return Outcome(index, error=error)
+
+
+class Unwanted(BaseException):
+    """Nobody waits for the result any more; no failure, so nothing may try again."""
+
+
+def check_wanted() -> None:
+    """End a task between two of its tiles where its run was cancelled: Dask cannot, and its worker would go on.
+
+    Costs microseconds; does nothing outside a worker.
+    """
+    if "distributed" not in sys.modules:  # the plain loop does without it
+        return
+    from distributed.worker import get_worker, thread_state  # type: ignore[attr-defined]
+
+    key = getattr(thread_state, "key", None)
+    if key is not None and (task := get_worker().state.tasks.get(key)) is not None and task.state == "cancelled":
+        raise Unwanted
 
 
 def _attempt_on_worker(index: int, packed: bytes) -> Outcome:
@@ -170,9 +193,10 @@ def open_runner(workers: int = 0, scheduler: str | None = None, tls: dict[str, s
         client = None if scheduler is None else stack.enter_context(_connect(scheduler, tls))
 
         def connect() -> tuple[Any, int]:
-            if client is None:
-                return stack.enter_context(_start_here(workers, stack)), workers
-            return client, _count_workers(client, str(scheduler))
+            found = client or stack.enter_context(_start_here(workers, stack))
+            n_workers = workers if client is None else _count_workers(client, str(scheduler))
+            tell_dashboard(found)
+            return found, n_workers
 
         yield DaskRunner(connect, workers, is_elsewhere=client is not None)
 

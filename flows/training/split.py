@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from flows.params import parse_box
+from flows.parsing import parse_box
 from flows.training.sections import Split
 from tilekit.box import Box
 from tilekit.errors import InputError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from base64 import b64encode
 from collections.abc import Iterator
@@ -324,7 +325,7 @@ def check_disk(out: Path, need: int) -> None:
         raise InputError(
             f"{out}: needs about {need / 1e9:.2f} GB, {(free + there) / 1e9:.2f} GB are free; "
             "free some, or choose another disk"
-        )
+        ) from OSError(errno.ENOSPC, "too little space")
 
 
 def as_source(image: Any, **options: Any) -> Source:

@@ -22,7 +22,7 @@ from tilekit.ledger import Summary, mark_started
 from tilekit.plan import Plan
 from tilekit.predictor import VOID, Predictor
 from tilekit.resample import Grid
-from tilekit.run import Runner
+from tilekit.run import Runner, check_wanted
 from tilekit.stats import count_bytes
 from tilekit.tiling import Block, Tile, reach_of, tiles_of
 
@@ -142,6 +142,7 @@ def _compute_tile(tile: Tile, pixels: Array, reach: Box, predictor: Predictor, t
     ask = len(target.results) > 1
     try:
         with _computing:
+            check_wanted()
             part = pixels[(slice(None), *tile.read.relative_to(reach).slices)]
             classes, probabilities = predictor.predict(part[None], probabilities=ask)
     except MemoryError:
