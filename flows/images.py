@@ -12,6 +12,7 @@ from typing import Any
 
 from flows.params import SegmentParameters, checked, parse_channels, parse_pixel_size
 from tilekit.errors import InputError, RunError
+from tilekit.place import as_path
 from tilekit.sources import ZARR_DOCUMENTS
 
 OVERRIDES = ("pixel_size", "channels", "nodata", "mask")
@@ -61,7 +62,7 @@ class Item:
 
 def is_several(image: str | Path) -> bool:
     """True for a CSV, for a folder that is no Zarr store, and for a pattern that is not itself a file's name."""
-    path = Path(image).expanduser()
+    path = as_path(image)
     if path.is_dir():
         return not _is_zarr(path)
     return path.suffix.lower() == ".csv" or (glob.has_magic(str(path)) and not path.exists())
@@ -69,7 +70,7 @@ def is_several(image: str | Path) -> bool:
 
 def list_images(images: str | Path, out: str | Path, parameters: SegmentParameters) -> list[Item]:
     """The images of a folder (without its subfolders), a glob or a CSV, in order; refuses two with one output."""
-    place, out = Path(images).expanduser(), Path(out)
+    place, out = as_path(images), as_path(out)
     if place.is_dir():
         items = list(_in_folder(place, out, parameters))
     elif place.suffix.lower() == ".csv" and not glob.has_magic(str(place)):

@@ -28,6 +28,7 @@ from tilekit.jobs.output import (
 from tilekit.jobs.statistics import block_statistics, fold_statistics, plain, store_statistics
 from tilekit.ledger import FOLDER, mark_started
 from tilekit.ngff import VERSIONS, as_attributes, mask_label, multiscales, omero
+from tilekit.place import staged
 from tilekit.run import Runner, SerialRunner
 from tilekit.sources import Source
 from tilekit.sources.array import open_npy
@@ -147,7 +148,8 @@ def reachable(source: Source, out: Path, runner: Runner) -> Source:
     if isinstance(runner, SerialRunner) or not isinstance(pixels, np.ndarray):
         return source
     path = out / FOLDER / "array.npy"
-    np.save(path, pixels)
+    with staged(path) as partial, partial.open("wb") as file:
+        np.save(file, pixels)
     reference = replace(source.reference, source=str(path), opener=open_npy)
     return replace(source, reference=reference, fingerprint=reference.open().fingerprint, reader=None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -35,6 +34,7 @@ from tilekit.jobs.predict import (
 )
 from tilekit.jobs.statistics import means, needs_statistics, run_statistics, stored_statistics
 from tilekit.ledger import FOLDER, read_arguments
+from tilekit.place import as_path, remove_tree
 from tilekit.plan import ImageFacts, Plan, make_plan
 from tilekit.predictor import MAX_CLASSES, Predictor
 from tilekit.resample import Grid
@@ -123,8 +123,8 @@ class Job:
 
 def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options, *, overwrite: bool = False) -> Job:
     """Check image, network and output against each other, and plan. Raises InputError; writes nothing."""
-    out = Path(out)
-    in_place = isinstance(image, (str, Path)) and is_store(Path(image)) and Path(image).resolve() == out.resolve()
+    out = as_path(out)
+    in_place = isinstance(image, (str, Path)) and is_store(as_path(image)) and as_path(image).resolve() == out.resolve()
     source = _open(image, options)
     recorded = None if overwrite else read_arguments(out, STAGE)
     if not in_place:
@@ -216,9 +216,9 @@ def clear(job: Job) -> None:
         clear_output(job.out)
         return
     for name in (CLASSES, PROBABILITIES):
-        shutil.rmtree(job.out / name, ignore_errors=True)
+        remove_tree(job.out / name)
     for folder in (job.out / FOLDER).glob(f"{STAGE}*"):
-        shutil.rmtree(folder)
+        remove_tree(folder)
 
 
 def ingest_stage(job: Job, runner: Runner, progress: Progress = no_progress) -> list[Report]:

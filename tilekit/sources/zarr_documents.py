@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilekit.errors import InputError
+from tilekit.place import told
+from tilekit.store import as_zarr
 
 if TYPE_CHECKING:
     import zarr
@@ -51,7 +53,8 @@ def open_array(path: Path) -> zarr.Array[Any]:
     if not path.is_dir() or not is_array(path):
         raise InputError(f"{path}: named by the image's metadata, but no array is there; copy the store again")
     try:
-        array = zarr.open_array(path, mode="r")
+        with told(path):
+            array = zarr.open_array(as_zarr(path), mode="r")
     except Exception as error:
         raise InputError(f"{path}: cannot be opened as a Zarr array ({first_line(error)})") from None
     nbytes = prod(array.chunks) * array.dtype.itemsize
