@@ -99,22 +99,22 @@ def _lease(out: RemotePath, path: RemotePath) -> Iterator[None]:
                 path.unlink()
 
 
-def _acquire(out: RemotePath, path: RemotePath, content: dict[str, Any]) -> str | None:
-    mode: Any = "create"
+def _acquire(out: RemotePath, path: RemotePath, content: dict[str, Any]) -> str:
+    tag: str | None = None
     while True:
         with suppress(FileExistsError):
-            return path.put(json.dumps(content).encode(), mode)
+            return path.put_if(json.dumps(content).encode(), tag)
         try:
-            held, tag = _read(path), path.head()["e_tag"]
+            tag = str(path.head()["e_tag"])
+            held = _read(path)
         except FileNotFoundError:
-            mode = "create"
+            tag = None
             continue
         if held.get("token") == content["token"]:  # the answer to an earlier try was lost
-            return str(tag)
+            return tag
         gone = _is_gone(held)
         if gone is False or (gone is None and _beats(path, tag)):
             raise _held(out)
-        mode = {"e_tag": tag}
 
 
 def _beats(path: RemotePath, tag: str) -> bool:
@@ -129,17 +129,17 @@ def _beats(path: RemotePath, tag: str) -> bool:
     return False
 
 
-def _keep_beating(out: RemotePath, path: RemotePath, content: dict[str, Any], tag: str | None, ended: Event) -> None:
+def _keep_beating(out: RemotePath, path: RemotePath, content: dict[str, Any], tag: str, ended: Event) -> None:
     while not ended.wait(BEAT_SECONDS):
         content["beat"] += 1
         try:
-            tag = path.put(json.dumps(content).encode(), {"e_tag": tag})
+            tag = path.put_if(json.dumps(content).encode(), tag)
         except FileExistsError:
             with suppress(OSError):
                 if _read(path).get("token") != content["token"]:
                     _lost.add(str(out))
                     return
-                tag = path.head()["e_tag"]
+                tag = str(path.head()["e_tag"])
         except OSError:
             continue  # the server is away for longer than a request is repeated
 
