@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.params import SegmentParameters, checked, parse_channels, parse_pixel_size
+from tilekit.copies import find
 from tilekit.errors import InputError, RunError
-from tilekit.place import as_path
+from tilekit.place import as_path, beside
 from tilekit.sources import ZARR_DOCUMENTS
 
 OVERRIDES = ("pixel_size", "channels", "nodata", "mask")
@@ -76,7 +77,7 @@ def list_images(images: str | Path, out: str | Path, parameters: SegmentParamete
     elif place.suffix.lower() == ".csv" and not glob.has_magic(str(place)):
         items = list(_in_csv(place, out, parameters))
     else:
-        found = sorted(map(Path, glob.glob(str(place), recursive=True)))
+        found = sorted(find(place))
         items = [Item(path, _out_of(path, out), parameters) for path in found if path.is_file() or _is_zarr(path)]
     if all(item.left_out for item in items):
         kind = "a folder that is no Zarr store and holds no image" if place.is_dir() else "no image there"
@@ -107,8 +108,8 @@ def _in_folder(folder: Path, out: Path, parameters: SegmentParameters) -> Iterat
 def _in_csv(path: Path, out: Path, parameters: SegmentParameters) -> Iterator[Item]:
     """Rows of a CSV; paths are relative to its folder, outputs to `out`."""
     for where, row in read_csv(path, ("image",), ("out", *OVERRIDES)):
-        image = path.parent / row["image"]
-        place = out / row["out"] if row.get("out") else _out_of(image, out)
+        image = beside(path.parent, row["image"])
+        place = beside(out, row["out"]) if row.get("out") else _out_of(image, out)
         yield Item(image, place, _parameters_of(row, path.parent, parameters, where))
 
 
@@ -142,7 +143,7 @@ def _parameters_of(row: dict[str, str], folder: Path, common: SegmentParameters,
     """The options of a row: those of the command line, replaced where the row says otherwise."""
     given = {name: row[name] for name in OVERRIDES if row.get(name)}
     if given.get("mask", "auto") != "auto":
-        given["mask"] = str(folder / given["mask"])
+        given["mask"] = str(beside(folder, given["mask"]))
     try:
         own: SegmentParameters = checked(SegmentParameters, **{**common.model_dump(), **given})
         parse_channels(own.channels)

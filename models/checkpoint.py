@@ -16,8 +16,9 @@ from tempfile import mkstemp
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from models.header import FORMAT_VERSION, Header
+from tilekit.copies import fetched, staged
 from tilekit.errors import InputError
-from tilekit.place import as_path, fetched, is_url, staged
+from tilekit.place import as_path, is_url
 
 if TYPE_CHECKING:
     from torch import Tensor

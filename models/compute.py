@@ -22,8 +22,9 @@ from models.header import Header
 from models.normalization import Normalization
 from models.unet import UNet
 from tilekit.allocator import keep_memory
+from tilekit.copies import fetched
 from tilekit.errors import InputError
-from tilekit.place import as_path, fetched
+from tilekit.place import as_path
 
 BATCH_NORM_EPS = 1e-5  # torch's default, which UNet uses
 

@@ -16,8 +16,9 @@ from models.architecture import UNetConfig
 from models.checkpoint import read_header
 from models.header import Header
 from models.starters import locate
+from tilekit.copies import fetched
 from tilekit.errors import InputError
-from tilekit.place import as_path, fetched, is_url
+from tilekit.place import as_path, is_url
 from tilekit.tiling import Halo
 
 if TYPE_CHECKING:

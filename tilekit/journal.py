@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tilekit.place import RemotePath, remove_tree
+from tilekit.copies import remove_tree
+from tilekit.place import RemotePath
 
 PART_BYTES = 1 << 18
 
@@ -33,7 +34,7 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 def _append_to_objects(path: RemotePath, line: bytes) -> None:
-    last = max(path.iterdir(), default=None, key=lambda part: part.name)
+    last = next(reversed(parts(path)), None)
     before = b"" if last is None else last.read_bytes()
     if len(before) >= PART_BYTES:
         before = b""
@@ -41,9 +42,16 @@ def _append_to_objects(path: RemotePath, line: bytes) -> None:
     (last or path / f"{0:08}.jsonl").write_bytes(before + line + b"\n")
 
 
+def parts(path: Path) -> list[Path]:
+    """What holds the lines, in their order; none where there are none."""
+    if isinstance(path, RemotePath):
+        return sorted(path.iterdir())
+    return [path] if path.is_file() else []
+
+
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Whole lines that are JSON objects; a torn one is passed over."""
-    for part in sorted(path.iterdir()) if isinstance(path, RemotePath) else [path] if path.is_file() else []:
+    for part in parts(path):
         with part.open("rb") as file:
             for text in file:
                 try:

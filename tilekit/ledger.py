@@ -25,10 +25,11 @@ from threading import Event, Lock, Thread
 from typing import Any
 
 from tilekit import journal
+from tilekit.copies import staged
 from tilekit.errors import InputError
 from tilekit.lock import FOLDER as FOLDER
 from tilekit.lock import check_held
-from tilekit.place import RemotePath, staged
+from tilekit.place import RemotePath
 from tilekit.store import shard_is_sound
 
 Summary = dict[str, Any]
@@ -258,6 +259,11 @@ def write_atomic(path: Path, text: str) -> None:
         handle.write(text)
         handle.flush()
         os.fsync(handle.fileno())
+
+
+def last_recorded(folder: Path) -> float | None:
+    """When the last line of a stage was written, seconds since 1970; None where there is none."""
+    return max((part.stat().st_mtime for part in journal.parts(_log(folder))), default=None)
 
 
 def _log(folder: Path) -> Path:

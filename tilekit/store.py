@@ -16,8 +16,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
+from tilekit.bucket import told
 from tilekit.errors import InputError, RunError
-from tilekit.place import RemotePath, told
+from tilekit.place import RemotePath
 from tilekit.tiling import Level
 
 Array = NDArray[Any]

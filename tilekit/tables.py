@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tilekit.place import fetched, staged
+from tilekit.copies import fetched, staged
 from tilekit.store import Shard, shard_record
 
 

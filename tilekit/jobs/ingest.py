@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tilekit.box import Box
+from tilekit.copies import staged
 from tilekit.engine import Progress, Receipt, Report, Stage, execute, no_progress
 from tilekit.errors import InputError
 from tilekit.jobs.output import (
@@ -28,7 +29,6 @@ from tilekit.jobs.output import (
 from tilekit.jobs.statistics import block_statistics, fold_statistics, plain, store_statistics
 from tilekit.ledger import FOLDER, mark_started
 from tilekit.ngff import VERSIONS, as_attributes, mask_label, multiscales, omero
-from tilekit.place import staged
 from tilekit.run import Runner, SerialRunner
 from tilekit.sources import Source
 from tilekit.sources.array import open_npy

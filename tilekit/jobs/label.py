@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilekit.components import CONNECTIVITIES
+from tilekit.copies import remove_tree
 from tilekit.engine import Progress, Receipt, Report, Stage, execute, no_progress
 from tilekit.errors import InputError
 from tilekit.jobs.finding import WORK, Finding, new_finding
@@ -41,7 +42,7 @@ from tilekit.jobs.predict import CLASSES
 from tilekit.jobs.predict import STAGE as PREDICT
 from tilekit.jobs.tree import JoinConfig, fold_rows, join_nodes, level_shape, n_levels, own_objects
 from tilekit.ledger import FOLDER, Ledger, is_whole, mark_started, read_arguments, stages, written_digest
-from tilekit.place import as_path, remove_tree
+from tilekit.place import as_path
 from tilekit.run import Runner
 from tilekit.sources import Source, open_image
 from tilekit.split import check_can_split

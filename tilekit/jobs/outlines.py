@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilekit import ngff
+from tilekit.copies import remove_tree, staged
 from tilekit.engine import Progress, Receipt, Report, Stage, execute
 from tilekit.jobs.measure import TABLE
 from tilekit.jobs.output import keep_nothing, stage_folder
@@ -33,7 +34,6 @@ from tilekit.outlines import (
     to_wkb,
     trace,
 )
-from tilekit.place import remove_tree, staged
 from tilekit.run import Runner
 from tilekit.sources import Source, open_image
 from tilekit.store import group_attributes, shard_record

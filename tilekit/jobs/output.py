@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from tilekit import __version__, geozarr, ngff
 from tilekit.box import Box
 from tilekit.boxes import Boxes
+from tilekit.copies import remove_tree
 from tilekit.engine import Progress, Receipt, Report, Stage, execute
 from tilekit.errors import InputError, RunError
 from tilekit.georeference import Georeference
 from tilekit.ledger import FOLDER, Summary, mark_started, read_arguments
 from tilekit.lock import lock
-from tilekit.place import RemotePath, remove_tree
+from tilekit.place import RemotePath
 from tilekit.pyramid import halve_labels, halve_mean
 from tilekit.run import Runner
 from tilekit.sources import Source, open_image

@@ -109,7 +109,7 @@ def _name_of(item: Any) -> str:
 
 def _open_pair(name: str, predictions: Sequence[Any], truth: Any, kind: str) -> Pair:
     opened = tuple(open_labels(p, kind) for p in predictions)
-    drawn = draw_labels(Path(truth).expanduser(), opened[0], kind) if isinstance(truth, str | Path) else None
+    drawn = draw_labels(as_path(truth), opened[0], kind) if isinstance(truth, str | Path) else None
     pair = Pair(name, opened, drawn or open_labels(truth, kind))
     for source in (*pair.predictions, pair.truth):
         _check(source, kind, is_truth=source is pair.truth)

@@ -14,6 +14,7 @@ import numpy as np
 
 from tilekit.box import Box
 from tilekit.boxes import Boxes
+from tilekit.copies import remove_tree
 from tilekit.engine import Progress, Report, no_progress
 from tilekit.errors import InputError
 from tilekit.jobs.area import Area, open_area
@@ -34,7 +35,7 @@ from tilekit.jobs.predict import (
 )
 from tilekit.jobs.statistics import means, needs_statistics, run_statistics, stored_statistics
 from tilekit.ledger import FOLDER, read_arguments
-from tilekit.place import as_path, remove_tree
+from tilekit.place import as_path
 from tilekit.plan import ImageFacts, Plan, make_plan
 from tilekit.predictor import MAX_CLASSES, Predictor
 from tilekit.resample import Grid

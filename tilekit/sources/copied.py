@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tilekit.copies import FETCHED_BYTES, fetched
 from tilekit.errors import InputError
-from tilekit.place import FETCHED_BYTES, as_path, fetched
+from tilekit.place import as_path
 from tilekit.sources.source import Reference, Source, file_fingerprint
 
 

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tilekit.copies import as_file
 from tilekit.errors import InputError
-from tilekit.place import as_file, as_path
+from tilekit.place import as_path
 from tilekit.sources import tiff_metadata as metadata
 from tilekit.sources.gdal import raster_facts
 from tilekit.sources.source import (

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilekit.box import Box
+from tilekit.bucket import told
 from tilekit.errors import InputError
-from tilekit.place import as_path, is_url, told
+from tilekit.place import as_path, is_url
 from tilekit.sources.array import AXES_BY_DIMENSIONS, is_color_last
 from tilekit.sources.ngff import (
     OLD_AXES,

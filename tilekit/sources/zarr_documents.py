@@ -7,8 +7,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilekit.bucket import told
 from tilekit.errors import InputError
-from tilekit.place import told
 from tilekit.store import as_zarr
 
 if TYPE_CHECKING:
