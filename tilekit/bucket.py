@@ -44,14 +44,14 @@ def import_obstore(path: object) -> Any:
     return obstore
 
 
-def connect(scheme: str, name: str) -> Any:
-    """The store of a bucket (container, host), one a process while the environment stays as it is."""
+def connect(scheme: str, name: str, prefix: str | None = None) -> Any:
+    """The store of a bucket (container, host), or of what lies below a prefix; kept while the environment stays."""
     settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith(SETTINGS)))
-    return _connect(scheme, name, settings)
+    return _connect(scheme, name, prefix, settings)
 
 
 @lru_cache(maxsize=64)
-def _connect(scheme: str, name: str, settings: tuple[tuple[str, str], ...]) -> Any:
+def _connect(scheme: str, name: str, prefix: str | None, settings: tuple[tuple[str, str], ...]) -> Any:
     """The store of a bucket, as the environment tells it; AWS_*, GOOGLE_* and AZURE_* are read by obstore itself."""
     from obstore import exceptions, store
 
@@ -76,12 +76,12 @@ def _connect(scheme: str, name: str, settings: tuple[tuple[str, str], ...]) -> A
     try:
         match scheme:
             case "s3":
-                return store.S3Store(name, **options)
+                return store.S3Store(name, prefix=prefix, **options)
             case "gs":
-                return store.GCSStore(name, **options)
+                return store.GCSStore(name, prefix=prefix, **options)
             case "az":
-                return store.AzureStore(name, **options)
-        return store.HTTPStore(f"{scheme}://{name}", **options)
+                return store.AzureStore(name, prefix=prefix, **options)
+        return store.HTTPStore(f"{scheme}://{name}/{prefix or ''}", **options)
     except (exceptions.BaseError, ValueError, OSError) as error:
         raise InputError(f"{scheme}://{name}: cannot be used ({_first_line(error)}); see docs/cloud.md") from None
 
@@ -110,13 +110,18 @@ def told(path: object) -> Iterator[None]:
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
         raise FileExistsError(errno.EEXIST, "the object is another one", str(path)) from None
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError):
-        raise PermissionError(
-            errno.EACCES, "the server refuses these credentials; correct those in the environment", str(path)
-        ) from None
+        raise _not_permitted(path) from None
     except exceptions.BaseError as error:
         if "NoSuchBucket" in str(error):
             raise _no_bucket(path) from None
+        if " 403 Forbidden" in str(error) or " 401 Unauthorized" in str(error):  # of a listing
+            raise _not_permitted(path) from None
         raise OSError(errno.EIO, _first_line(error), str(path)) from None
+
+
+def _not_permitted(path: object) -> PermissionError:
+    said = "the server refuses these credentials; correct those in the environment"
+    return PermissionError(errno.EACCES, said, str(path))
 
 
 def _no_bucket(path: object) -> InputError:

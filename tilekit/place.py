@@ -115,6 +115,11 @@ class RemotePath(PosixPath):
         """The store of obstore that holds the key."""
         return connect(self.parts[0].rstrip(":"), self.parts[1])
 
+    @property
+    def below(self) -> Any:
+        """The store of obstore that holds what lies below, and knows of nothing else."""
+        return connect(self.parts[0].rstrip(":"), self.parts[1], "/".join(self.parts[2:]))
+
     def _ask(self, verb: str, *arguments: Any, keys: Sequence[str] | None = None, **options: Any) -> Any:
         """What a function of obstore answers about the key, or these keys of the bucket."""
         ask = getattr(import_obstore(self), verb)
@@ -205,7 +210,7 @@ class RemotePath(PosixPath):
 
     def put_if(self, content: bytes, tag: str | None) -> str:
         """Put bytes where the object has this tag, or (None) there is none; the new tag. Else FileExistsError."""
-        self._check_writable()
+        self.check_writable()
         try:
             return str(self._ask("put", content, mode="create" if tag is None else {"e_tag": tag})["e_tag"])
         except FileExistsError:
@@ -215,12 +220,13 @@ class RemotePath(PosixPath):
 
     def put(self, content: Any) -> None:
         """Put bytes, or a local file, here."""
-        self._check_writable()
+        self.check_writable()
         length = content.stat().st_size if isinstance(content, Path) else len(content)
         is_long = length > 2 * PART_BYTES
         self._ask("put", content, use_multipart=is_long, chunk_size=PART_BYTES, max_concurrency=4)
 
-    def _check_writable(self) -> None:
+    def check_writable(self) -> None:
+        """Refuse what is read alone."""
         if not self.is_listed:
             raise InputError(f"{self}: is read over the web, not written; give a local path or s3://, gs://, az://")
 

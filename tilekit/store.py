@@ -32,9 +32,9 @@ def as_zarr(path: Path) -> Any:
     """A path as zarr takes it."""
     if not isinstance(path, RemotePath):
         return str(path)
-    from zarr.storage import ObjectStore, StorePath
+    from zarr.storage import ObjectStore
 
-    return StorePath(ObjectStore(path.bucket, read_only=not path.is_listed), path.key)
+    return ObjectStore(path.below, read_only=not path.is_listed)  # of a bucket zarr would make groups on the way
 
 
 def is_store(path: Path) -> bool:

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import botocore.session
 
 from tilekit.place import RemotePath, as_path
 
@@ -67,8 +68,17 @@ def environment(port: int) -> dict[str, str]:
 
 
 def make_bucket(port: int, name: str) -> None:
-    """A new bucket of moto's, which asks for no signature."""
-    urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/{name}", method="PUT")).close()
+    """A new bucket, which is no business of tilekit."""
+    known = environment(port)
+    client = botocore.session.get_session().create_client(
+        "s3",
+        endpoint_url=known["AWS_ENDPOINT_URL"],
+        region_name=known["AWS_REGION"],
+        aws_access_key_id=known["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=known["AWS_SECRET_ACCESS_KEY"],
+    )
+    client.create_bucket(Bucket=name)
+    client.close()
 
 
 def upload(local: Path, place: RemotePath) -> None:

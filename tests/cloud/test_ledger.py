@@ -32,7 +32,9 @@ def test_lines_fill_one_object_after_another_in_order(bucket: RemotePath, monkey
 
 
 @pytest.mark.parametrize("is_remote", [True, False])
-def test_a_ledger_continues_from_what_is_recorded_and_sound(bucket: RemotePath, tmp_path: Path, is_remote: bool) -> None:
+def test_a_ledger_continues_from_what_is_recorded_and_sound(
+    bucket: RemotePath, tmp_path: Path, is_remote: bool
+) -> None:
     out = bucket / "out.zarr" if is_remote else tmp_path / "out.zarr"
     ledger = Ledger(out, "stage", 5, add)
     ledger.begin({"block": 64})

@@ -17,7 +17,14 @@ from tilekit.errors import InputError, RunError
 from tilekit.lock import check_held, is_locked, lock
 from tilekit.place import RemotePath
 
-HOLD = "import sys, time; from tilekit.lock import lock; from tilekit.place import as_url\nwith lock(as_url(sys.argv[1])):\n print('held', flush=True); time.sleep(60)"
+HOLD = """
+import sys, time
+from tilekit.lock import lock
+from tilekit.place import as_url
+with lock(as_url(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +45,10 @@ def test_a_second_run_is_refused_and_the_lock_is_gone_with_the_first(bucket: Rem
     assert not is_locked(out)
     with lock(out):
         assert is_locked(out)
-        with pytest.raises(InputError, match="another run is writing it; wait for it, or choose another output"), lock(out):
+        with (
+            pytest.raises(InputError, match="another run is writing it; wait for it, or choose another output"),
+            lock(out),
+        ):
             pass
         time.sleep(0.5)  # some signs of life
         assert json.loads((out / ".tilekit/lock").read_bytes())["beat"] > 1

@@ -310,6 +310,8 @@ def clear_output(out: Path) -> None:
 
 def check_output(out: Path, *, overwrite: bool, stage: str = "ingest") -> None:
     """Refuse an output where something lies that `stage` did not begin; even `overwrite` removes Zarr stores alone."""
+    if isinstance(out, RemotePath):
+        out.check_writable()
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_store(out) and not (out / FOLDER).is_dir()):
         raise InputError(f"{out}: exists and is no Zarr store; choose another output")
     if is_store(out) and read_arguments(out, stage) is None and not overwrite:

@@ -127,10 +127,10 @@ def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options,
     out = as_path(out)
     in_place = isinstance(image, (str, Path)) and is_store(as_path(image)) and as_path(image).resolve() == out.resolve()
     source = _open(image, options)
-    recorded = None if overwrite else read_arguments(out, STAGE)
     if not in_place:
         check_output(out, overwrite=overwrite)
-    elif recorded is None and (out / CLASSES).exists() and not overwrite:
+    recorded = None if overwrite else read_arguments(out, STAGE)
+    if in_place and recorded is None and (out / CLASSES).exists() and not overwrite:
         raise InputError(f"{out}: has {CLASSES} that tilekit did not begin; move them, or use --overwrite")
     if not predictor.exact:
         raise InputError(
