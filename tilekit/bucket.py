@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from tilekit.errors import InputError
 
@@ -22,6 +23,10 @@ REQUEST_SECONDS = 120
 RETRY_SECONDS = 60
 """How long a request is tried again; obstore's advice is to stay below 5 minutes, the life of a signature."""
 RETRIES, LONGEST_PAUSE_SECONDS = 1000, 5
+PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
+P = ParamSpec("P")
+R = TypeVar("R")
+Place = TypeVar("Place", bound=Path)
 CREDENTIALS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -91,6 +96,31 @@ def _read_bundle(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: the certificate bundle cannot be read ({error.strerror}); correct it") from None
+
+
+def patient(function: Callable[Concatenate[Place, P], R]) -> Callable[Concatenate[Place, P], R]:
+    """The same function of a path, asked again where a request failed that obstore itself asks only once.
+
+    Those are deletions and the last word of an upload in parts, which here may be said twice.
+    """
+
+    @wraps(function)
+    def ask(path: Place, *arguments: P.args, **options: P.kwargs) -> R:
+        if "://" not in str(path):
+            return function(path, *arguments, **options)
+        started = time.monotonic()
+        for pause in PAUSES:
+            try:
+                with told(path):
+                    return function(path, *arguments, **options)
+            except OSError as error:
+                if error.errno != errno.EIO or time.monotonic() - started > RETRY_SECONDS:
+                    raise
+            time.sleep(pause)
+        with told(path):
+            return function(path, *arguments, **options)
+
+    return ask
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tilekit.bucket import import_obstore, told
+from tilekit.bucket import import_obstore, patient
 from tilekit.errors import InputError
 from tilekit.place import PART_BYTES, RemotePath
 
@@ -89,11 +89,12 @@ def fetched(path: Path, limit: int | None = None) -> Path:
     return copy
 
 
+@patient
 def _download(path: RemotePath, copy: Path) -> None:
     obstore = import_obstore(path)
     copy.parent.mkdir(parents=True, exist_ok=True)
     partial = copy.with_name("partial")
-    with told(path), partial.open("wb") as file:
+    with partial.open("wb") as file:
         for chunk in obstore.get(path.bucket, path.key).stream(min_chunk_size=PART_BYTES):
             file.write(chunk)
     partial.replace(copy)

@@ -16,7 +16,7 @@ from pathlib import Path, PosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tilekit.bucket import connect, import_obstore, told
+from tilekit.bucket import connect, import_obstore, patient, told
 from tilekit.errors import InputError
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
@@ -120,11 +120,11 @@ class RemotePath(PosixPath):
         """The store of obstore that holds what lies below, and knows of nothing else."""
         return connect(self.parts[0].rstrip(":"), self.parts[1], "/".join(self.parts[2:]))
 
+    @patient
     def _ask(self, verb: str, *arguments: Any, keys: Sequence[str] | None = None, **options: Any) -> Any:
         """What a function of obstore answers about the key, or these keys of the bucket."""
         ask = getattr(import_obstore(self), verb)
-        with told(self):
-            return ask(self.bucket, self.key if keys is None else keys, *arguments, **options)
+        return ask(self.bucket, self.key if keys is None else keys, *arguments, **options)
 
     def head(self) -> dict[str, Any]:
         """Length, time of last change and e_tag of an object; FileNotFoundError where there is none."""
@@ -189,10 +189,9 @@ class RemotePath(PosixPath):
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         """Nothing: folders are made by what lies in them."""
 
+    @patient
     def read_bytes(self) -> bytes:
-        obstore = import_obstore(self)
-        with told(self):  # also what comes of the body
-            return bytes(obstore.get(self.bucket, self.key).bytes())
+        return bytes(import_obstore(self).get(self.bucket, self.key).bytes())
 
     def read_text(self, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> str:
         return self.read_bytes().decode(encoding or "utf-8", errors or "strict")

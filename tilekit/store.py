@@ -16,7 +16,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
-from tilekit.bucket import told
+from tilekit.bucket import patient
 from tilekit.errors import InputError, RunError
 from tilekit.place import RemotePath
 from tilekit.tiling import Level
@@ -42,13 +42,13 @@ def is_store(path: Path) -> bool:
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
+@patient
 def group_attributes(path: Path) -> dict[str, Any]:
     """Attributes of a group, empty where there is none."""
     if not is_store(path):
         return {}
     try:
-        with told(path):
-            return dict(zarr.open_group(as_zarr(path), mode="r").attrs)
+        return dict(zarr.open_group(as_zarr(path), mode="r").attrs)
     except InputError:
         raise
     except ValueError as error:
@@ -60,15 +60,15 @@ def store_version(path: Path) -> str:
     return "0.5" if (path / "zarr.json").is_file() else "0.4"
 
 
+@patient
 def update_group(path: Path, version: str, attributes: dict[str, Any]) -> None:
     """Make the group where it is missing, and set these attributes; `ome` is merged, the others replaced."""
     try:
-        with told(path):
-            group = zarr.open_group(as_zarr(path), mode="a", zarr_format=FORMAT[version])  # type: ignore[arg-type]
-            merged = dict(attributes)
-            if isinstance(old := group.attrs.get("ome"), dict) and "ome" in merged:
-                merged["ome"] = {**old, **merged["ome"]}
-            group.attrs.update(merged)
+        group = zarr.open_group(as_zarr(path), mode="a", zarr_format=FORMAT[version])  # type: ignore[arg-type]
+        merged = dict(attributes)
+        if isinstance(old := group.attrs.get("ome"), dict) and "ome" in merged:
+            merged["ome"] = {**old, **merged["ome"]}
+        group.attrs.update(merged)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise RunError(f"{path}: cannot be written ({error.strerror}); run the same command again") from error
@@ -79,6 +79,7 @@ def update_group(path: Path, version: str, attributes: dict[str, Any]) -> None:
         raise InputError(f"{path}: its metadata is damaged ({error}); start over with --overwrite") from None
 
 
+@patient
 def create_array(
     path: Path,
     level: Level,
@@ -110,44 +111,43 @@ def create_array(
         options["compressors"] = ZstdCodec(level=ZSTD_LEVEL)
         if level.shard != level.chunk:
             options["shards"] = (*ones, level.shard, level.shard)
-    with told(path):
-        zarr.create_array(
-            as_zarr(path),
-            shape=(*leading, *level.shape),
-            chunks=(*ones, level.chunk, level.chunk),
-            dtype=dtype,
-            fill_value=fill,
-            zarr_format=FORMAT[version],  # type: ignore[arg-type]
-            overwrite=True,
-            attributes=attributes,
-            **options,
-        )
+    zarr.create_array(
+        as_zarr(path),
+        shape=(*leading, *level.shape),
+        chunks=(*ones, level.chunk, level.chunk),
+        dtype=dtype,
+        fill_value=fill,
+        zarr_format=FORMAT[version],  # type: ignore[arg-type]
+        overwrite=True,
+        attributes=attributes,
+        **options,
+    )
 
 
+@patient
 def write_values(
     path: Path, values: Array, dimensions: Sequence[str], version: str, attributes: dict[str, Any]
 ) -> None:
     """Write a small array whole, as one chunk: coordinates along a dimension, or a scalar that carries attributes."""
     named: dict[str, Any] = {"dimension_names": list(dimensions)} if version != "0.4" else {}
-    with told(path):
-        zarr.create_array(
-            as_zarr(path),
-            data=values,
-            chunks=tuple(max(n, 1) for n in values.shape),
-            fill_value=None if version == "0.4" else 0,
-            zarr_format=FORMAT[version],  # type: ignore[arg-type]
-            overwrite=True,
-            attributes=attributes if named else {**attributes, "_ARRAY_DIMENSIONS": list(dimensions)},
-            **named,
-        )
+    zarr.create_array(
+        as_zarr(path),
+        data=values,
+        chunks=tuple(max(n, 1) for n in values.shape),
+        fill_value=None if version == "0.4" else 0,
+        zarr_format=FORMAT[version],  # type: ignore[arg-type]
+        overwrite=True,
+        attributes=attributes if named else {**attributes, "_ARRAY_DIMENSIONS": list(dimensions)},
+        **named,
+    )
 
 
+@patient
 def is_array_of(path: Path, level: Level, leading: Sequence[int], dtype: Any) -> bool:
     """True where an array lies here that `create_array` made from the same arguments."""
     ones = (1,) * len(leading)
     try:
-        with told(path):
-            array = zarr.open_array(as_zarr(path), mode="r")
+        array = zarr.open_array(as_zarr(path), mode="r")
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):  # not there, or its metadata is torn
         return False
     side = array.shards or array.chunks
@@ -166,10 +166,10 @@ def _blosc() -> Any:
     return Blosc("zstd", clevel=ZSTD_LEVEL, shuffle=Blosc.SHUFFLE)
 
 
+@patient
 def read_region(path: Path, region: tuple[slice, ...]) -> Array:
     """Pixels of a region of an array."""
-    with told(path):
-        return np.asarray(zarr.open_array(as_zarr(path), mode="r")[region])
+    return np.asarray(zarr.open_array(as_zarr(path), mode="r")[region])
 
 
 def write_region(

@@ -59,8 +59,7 @@ def test_what_is_written_is_found_listed_and_removed(bucket: RemotePath) -> None
 def test_a_file_that_is_staged_appears_at_the_end_and_not_where_its_writing_failed(bucket: RemotePath) -> None:
     place = bucket / "table.bin"
     with pytest.raises(FileNotFoundError), staged(place) as local:
-        local.write_bytes(b"half")
-        (local.parent / "no such folder" / "other half").write_bytes(b"")
+        local.with_name("half").rename(local / "no such folder")
     assert not place.exists()
     with staged(place) as local:
         local.write_bytes(b"whole")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilekit.box import Box
-from tilekit.bucket import told
+from tilekit.bucket import patient
 from tilekit.errors import InputError
 from tilekit.place import as_path, is_url
 from tilekit.sources.array import AXES_BY_DIMENSIONS, is_color_last
@@ -82,8 +82,7 @@ class ZarrReader:
         for part, place in zip(slices, self.order, strict=True):
             stored[place] = part
         try:
-            with told(self.path):
-                pixels = self.direct.read(stored) if self.direct else np.asarray(self.pixels[tuple(stored)])
+            pixels = self.direct.read(stored) if self.direct else _read(self.path, self.pixels, tuple(stored))
         except Exception as error:
             if isinstance(error, OSError) and is_url(self.path):
                 raise  # its server is away, which says nothing of the store
@@ -92,6 +91,12 @@ class ZarrReader:
                 "copy or write the store again"
             ) from None
         return pixels.transpose(self.order)
+
+
+@patient
+def _read(path: Path, pixels: zarr.Array[Any], stored: tuple[slice, ...]) -> NDArray[Any]:
+    """By zarr, from the array at this path."""
+    return np.asarray(pixels[stored])
 
 
 @dataclass(frozen=True)
