@@ -16,6 +16,7 @@ from models import load
 from tilekit.engine import Progress, no_progress
 from tilekit.errors import InputError
 from tilekit.ledger import write_atomic
+from tilekit.place import as_path
 from tilekit.predictor import VOID, Predictor
 from tilekit.run import Runner, open_runner
 
@@ -36,7 +37,7 @@ def segment_files(
 
     An image that fails leaves the others alone; raises BatchError, with all rows, once they are done.
     """
-    p, out = parameters, Path(out)
+    p, out = parameters, as_path(out)
     items = list_images(images, out, p)
     predictor = load(model, p.device, p.precision)
     workers = common_workers(items, predictor, p)

@@ -18,6 +18,7 @@ from tilekit.evaluation import Rules, parse_map, parse_void
 from tilekit.jobs.evaluate import opened
 from tilekit.jobs.pairs import kind_of, list_pairs
 from tilekit.jobs.scoring import evaluate_pairs
+from tilekit.place import as_path
 from tilekit.run import available_cores, open_runner
 from tilekit.score_files import as_json, write_scores
 
@@ -62,7 +63,7 @@ def evaluate_files(
     rules = Rules.of(p.labels or kind_of(maps[0]), parse_map(p.map), parse_void(p.void))
     pairs = list_pairs(maps[:-1], maps[-1], rules.kind)
     workers = p.workers if p.workers is not None else 0 if _is_small(pairs) else available_cores()
-    place = Path(p.out) if p.out else None
+    place = as_path(p.out) if p.out else None
     several = workers if workers > 1 or p.workers else 0
     with open_runner(several, p.scheduler, p.tls) as runner, opened(place, overwrite=p.overwrite) as folder:
         result = evaluate_pairs(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,10 +33,11 @@ def export(
     """Write class map, objects, probabilities or image as a TIFF, or the objects' outlines as polygons."""
     from flows.params import ExportParameters, checked
     from tilekit.jobs.export import export_store
+    from tilekit.place import as_path
     from tilekit.run import open_runner
 
     parameters = checked(ExportParameters, **_given(locals(), ExportParameters))
     with progress_bars() as progress, open_runner(parameters.workers) as runner:
         options = parameters.model_dump(exclude={"workers"})
-        result = export_store(Path(out), Path(dest) if dest else None, runner, progress=progress, **options)
+        result = export_store(as_path(out), as_path(dest) if dest else None, runner, progress=progress, **options)
     print_facts(result, json)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.params import SegmentParameters, checked, parse_channels, parse_pixel_size
+from tilekit.copies import find
 from tilekit.errors import InputError, RunError
+from tilekit.place import as_path, beside
 from tilekit.sources import ZARR_DOCUMENTS
 
 OVERRIDES = ("pixel_size", "channels", "nodata", "mask")
@@ -61,7 +63,7 @@ class Item:
 
 def is_several(image: str | Path) -> bool:
     """True for a CSV, for a folder that is no Zarr store, and for a pattern that is not itself a file's name."""
-    path = Path(image).expanduser()
+    path = as_path(image)
     if path.is_dir():
         return not _is_zarr(path)
     return path.suffix.lower() == ".csv" or (glob.has_magic(str(path)) and not path.exists())
@@ -69,13 +71,13 @@ def is_several(image: str | Path) -> bool:
 
 def list_images(images: str | Path, out: str | Path, parameters: SegmentParameters) -> list[Item]:
     """The images of a folder (without its subfolders), a glob or a CSV, in order; refuses two with one output."""
-    place, out = Path(images).expanduser(), Path(out)
+    place, out = as_path(images), as_path(out)
     if place.is_dir():
         items = list(_in_folder(place, out, parameters))
     elif place.suffix.lower() == ".csv" and not glob.has_magic(str(place)):
         items = list(_in_csv(place, out, parameters))
     else:
-        found = sorted(map(Path, glob.glob(str(place), recursive=True)))
+        found = sorted(find(place))
         items = [Item(path, _out_of(path, out), parameters) for path in found if path.is_file() or _is_zarr(path)]
     if all(item.left_out for item in items):
         kind = "a folder that is no Zarr store and holds no image" if place.is_dir() else "no image there"
@@ -112,8 +114,8 @@ def _in_folder(folder: Path, out: Path, parameters: SegmentParameters) -> Iterat
 def _in_csv(path: Path, out: Path, parameters: SegmentParameters) -> Iterator[Item]:
     """Rows of a CSV; paths are relative to its folder, outputs to `out`."""
     for where, row in read_csv(path, ("image",), ("out", *OVERRIDES)):
-        image = path.parent / row["image"]
-        place = out / row["out"] if row.get("out") else _out_of(image, out)
+        image = beside(path.parent, row["image"])
+        place = beside(out, row["out"]) if row.get("out") else _out_of(image, out)
         yield Item(image, place, _parameters_of(row, path.parent, parameters, where))
 
 
@@ -147,7 +149,7 @@ def _parameters_of(row: dict[str, str], folder: Path, common: SegmentParameters,
     """The options of a row: those of the command line, replaced where the row says otherwise."""
     given = {name: row[name] for name in OVERRIDES if row.get(name)}
     if given.get("mask", "auto") != "auto":
-        given["mask"] = str(folder / given["mask"])
+        given["mask"] = str(beside(folder, given["mask"]))
     try:
         own: SegmentParameters = checked(SegmentParameters, **{**common.model_dump(), **given})
         parse_channels(own.channels)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from tilekit.ledger import FOLDER
+from tilekit.place import as_path
 from tilekit.sources import Source
 
 ROOT_CODE = re.compile(r'(?:AUTHORITY|ID)\s*\[\s*"EPSG"\s*,\s*"?(\d+)"?\s*\]\s*\]\s*$', re.IGNORECASE)
@@ -107,7 +107,7 @@ def epsg_code(wkt: str) -> int | None:
 
 def readers_of(image: str) -> list[dict[str, Any]] | None:
     """Which programs will read a store that tilekit wrote, and why; None for any other image."""
-    path = Path(image).expanduser()
+    path = as_path(image)
     if not (path / FOLDER).is_dir():
         return None
     from tilekit.doctor import readers

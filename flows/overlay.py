@@ -10,6 +10,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from tilekit.place import as_path
 from tilekit.sources import Source, open_image
 
 Color = tuple[int, int, int]
@@ -96,11 +97,11 @@ def panels(pictures: Sequence[RGB], gap: int = 4) -> RGB:
 
 
 def write_png(path: str | Path, rgb: RGB) -> None:
-    Path(path).write_bytes(imagecodecs.png_encode(np.ascontiguousarray(rgb)))
+    as_path(path).write_bytes(imagecodecs.png_encode(np.ascontiguousarray(rgb)))
 
 
 def read_png(path: str | Path) -> RGB:
-    picture: RGB = imagecodecs.png_decode(Path(path).read_bytes())
+    picture: RGB = imagecodecs.png_decode(as_path(path).read_bytes())
     return picture
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,9 +27,13 @@ def report(
     from flows.evaluate_files import EvaluateParameters, evaluate_files
     from flows.looking.report import find_scores, write_report
     from flows.params import checked
+    from tilekit.errors import InputError
+    from tilekit.place import as_path, is_url
 
-    store = Path(out).expanduser().absolute()
-    place = Path(page).expanduser() if page else store.with_name(f"{store.stem}-report.html")
+    store = as_path(out).absolute()
+    place = as_path(page) if page else store.with_name(f"{store.stem}-report.html")
+    if is_url(place):
+        raise InputError(f"{place}: the page is written to a local disk; name one by --out")
     if truth is None:
         scores = find_scores(store)
     else:

@@ -30,6 +30,7 @@ from flows.work import segment_file
 from tilekit.attempt import concerns_all
 from tilekit.engine import Progress
 from tilekit.errors import InputError, RunError
+from tilekit.place import as_path
 
 UPDATE_SECONDS = 2.0
 DEFAULTS = SegmentParameters()
@@ -48,7 +49,7 @@ def segment(image: Place, model: Place, out: Place, parameters: SegmentParameter
     logging.getLogger("distributed").setLevel(logging.WARNING)
     result = segment_file(image, model, out, parameters, progress=progress_artifact("segment-progress"), step=as_task)
     if pictures := result.get("preview"):
-        publish_picture("segment-preview", Path(pictures[-1]), "image beside class map")
+        publish_picture("segment-preview", as_path(pictures[-1]), "image beside class map")
     if not parameters.preview_only:
         as_task(publish, out, result)
     return result
@@ -141,7 +142,7 @@ def publish(out: str | Path, result: dict[str, Any]) -> None:
     rows = [{"figure": k, "value": v} for k, v in result.items() if not isinstance(v, dict | list)]
     rows += [{"figure": f"pixels of class {k}", "value": v} for k, v in result["classes"].items()]
     create_table_artifact(key="segment-summary", table=rows, description=f"Segmentation of {out}")
-    publish_picture("segment-overlay", overlay_of_store(Path(out)), "class map over the image")
+    publish_picture("segment-overlay", overlay_of_store(as_path(out)), "class map over the image")
 
 
 def publish_picture(key: str, picture: Path, caption: str) -> None:

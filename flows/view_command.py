@@ -25,7 +25,11 @@ def view(
     import webbrowser
 
     from flows.looking.server import check_origin, listen, open_viewer, serve
+    from tilekit.errors import InputError
+    from tilekit.place import is_url
 
+    if is_url(out):
+        raise InputError(f"{out}: a store is served from a local disk; copy it there, or give a viewer its address")
     store, token = Path(out).expanduser().absolute(), secrets.token_urlsafe(12)
     app = open_viewer(store, token, check_origin(origin))
     with listen(port) as listener:

@@ -23,6 +23,7 @@ from tilekit.jobs.label_plan import label_task_bytes, label_workers
 from tilekit.jobs.output import as_source
 from tilekit.jobs.segment import Job, Options, prepare, run_stages
 from tilekit.jobs.weigh import WeighOptions, weigh_labels
+from tilekit.place import as_path
 from tilekit.predictor import Predictor
 from tilekit.run import Runner, available_cores, open_runner
 from tilekit.sources import Source
@@ -42,7 +43,7 @@ def ingest_file(
     with open_runner(workers if workers > 1 or p.workers else 0, p.scheduler, p.tls) as runner:
         return ingest_image(
             source,
-            Path(out),
+            as_path(out),
             runner,
             block=p.block,
             chunk=p.chunk,
@@ -74,7 +75,7 @@ def weigh_file(
     workers = available_cores() if p.workers is None else p.workers
     with open_runner(workers if workers > 1 or p.workers else 0, p.scheduler, p.tls) as runner:
         asked = {"kind", "void", "block", "overwrite"}
-        return weigh_labels(labels, Path(out), runner, options, progress=progress, **p.model_dump(include=asked))
+        return weigh_labels(labels, as_path(out), runner, options, progress=progress, **p.model_dump(include=asked))
 
 
 def check_nodata(source: Source, parameters: ImageParameters) -> None:

@@ -16,7 +16,9 @@ from tempfile import mkstemp
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from models.header import FORMAT_VERSION, Header
+from tilekit.copies import fetched, staged
 from tilekit.errors import InputError
+from tilekit.place import as_path, is_url
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +64,7 @@ def save(
         "pixel_size": pixel_size,
         "channel_names": None if channel_names is None else list(channel_names),
     }
-    _write(net, Path(path), _checked(path, stored))
+    _write(net, as_path(path), _checked(path, stored))
 
 
 def set_thresholds(path: str | os.PathLike[str], thresholds: Sequence[float] | None) -> None:
@@ -70,14 +72,15 @@ def set_thresholds(path: str | os.PathLike[str], thresholds: Sequence[float] | N
     from safetensors.torch import load_file
 
     stored = {**read_header(path).as_dict(), "thresholds": None if thresholds is None else list(thresholds)}
-    write_tensors(Path(path), load_file(path), {"tilekit": json.dumps(_checked(path, stored).as_dict())})
+    place = as_path(path)
+    write_tensors(place, load_file(fetched(place)), {"tilekit": json.dumps(_checked(path, stored).as_dict())})
 
 
 def _checked(path: str | os.PathLike[str], stored: dict[str, Any]) -> Header:
     try:
         return Header.of(stored)
     except (ValueError, TypeError) as error:
-        raise InputError(f"{os.fspath(path)}: {error}") from None
+        raise InputError(f"{path!s}: {error}") from None
 
 
 def _write(net: UNet, path: Path, header: Header) -> None:
@@ -96,6 +99,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     """Write a safetensors file that appears whole or not at all."""
     from safetensors.torch import save_file
 
+    if is_url(path):
+        with staged(path) as local:
+            save_file(tensors, local, metadata=metadata)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
@@ -121,9 +128,9 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     InputError, one line that names the file: not there, a directory, empty, a pickle, torn, no safetensors, without
     tilekit's description, of an unknown version or architecture, or with tensors that are not its architecture's.
     """
-    path = os.fspath(path)
+    path = str(path)
     try:
-        with open(path, "rb") as file:
+        with fetched(as_path(path)).open("rb") as file:
             entries = _read_entries(path, file, os.fstat(file.fileno()).st_size)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; {_WAY_OUT}") from None

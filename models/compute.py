@@ -22,7 +22,9 @@ from models.header import Header
 from models.normalization import Normalization
 from models.unet import UNet
 from tilekit.allocator import keep_memory
+from tilekit.copies import fetched
 from tilekit.errors import InputError
+from tilekit.place import as_path
 
 BATCH_NORM_EPS = 1e-5  # torch's default, which UNet uses
 
@@ -60,7 +62,7 @@ def _open(path: str, digest: str, device: str, precision: str, header: Header) -
     elif place.type == "cuda":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # TF32 keeps 10 bits: not exact
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True  # a rerun gives the same bytes
-    with open(path, "rb") as file:
+    with fetched(as_path(path)).open("rb") as file:
         data = file.read()
     if hashlib.sha256(data).hexdigest() != digest:
         raise InputError(f"{path}: has changed since the run was planned (digest {digest[:12]}); start again")

@@ -16,7 +16,9 @@ from models.architecture import UNetConfig
 from models.checkpoint import read_header
 from models.header import Header
 from models.starters import locate
+from tilekit.copies import fetched
 from tilekit.errors import InputError
+from tilekit.place import as_path, is_url
 from tilekit.tiling import Halo
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
 def load(path: str | os.PathLike[str], device: str = "auto", precision: Precision = "float32") -> Predictor:
     """A predictor for a checkpoint, without importing torch; InputError (one line, names the file) where it is none.
 
-    path: of the file, or the name of a starter model (models.starters).
+    path: of the file, its URL (fetched once a process), or the name of a starter model (models.starters).
 
     device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ... precision: "bfloat16" is 1.8 to 2 times as
     fast and changes about one class in a thousand, so it is no longer exact.
@@ -40,7 +42,8 @@ def load(path: str | os.PathLike[str], device: str = "auto", precision: Precisio
         raise InputError(f"precision {precision!r} is unknown; use {' or '.join(_ELEMENT_BYTES)}")
     if device.split(":")[0] not in ("auto", "cpu", "cuda"):
         raise InputError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N")
-    path = os.path.abspath(locate(path))
+    found = locate(path)
+    path = str(found) if is_url(found) else os.path.abspath(found)
     header = read_header(path)
     return Predictor(path, _digest(path), device, precision, header)
 
@@ -54,7 +57,7 @@ class Predictor:
     """
 
     path: str
-    """Absolute path of the checkpoint."""
+    """Absolute path of the checkpoint, or its URL."""
     digest: str
     """SHA-256 of the file, hexadecimal."""
     device: str
@@ -213,6 +216,7 @@ def _reach(config: UNetConfig) -> receptive.Reach:
 
 
 def _digest(path: str) -> str:
+    path = str(fetched(as_path(path)))
     stat = os.stat(path)
     return _digest_of_state(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tilekit.place import as_path
+
 FOLDER = Path(__file__).parent / "data"
 
 
@@ -19,5 +21,6 @@ def starters() -> list[str]:
 
 def locate(model: str | os.PathLike[str]) -> Path:
     """The file of a model: the path as it is, or a starter's where it is the name of one and there is no such file."""
-    path = Path(model)
-    return FOLDER / f"{model}.safetensors" if str(model) in starters() and not path.exists() else path
+    if str(model) in starters() and not Path(model).exists():
+        return FOLDER / f"{model}.safetensors"
+    return as_path(model)

@@ -20,6 +20,7 @@ from tilekit.jobs.pairs import list_pairs
 from tilekit.jobs.scoring import evaluate_pairs
 from tilekit.jobs.segment import Options, prepare, run_stages
 from tilekit.jobs.weigh import WeighOptions, weigh_labels
+from tilekit.place import as_path
 from tilekit.predictor import Predictor
 from tilekit.run import open_runner
 from tilekit.score_files import write_scores
@@ -51,7 +52,7 @@ def ingest(
     with open_runner(workers, scheduler) as runner:
         return ingest_image(
             source,
-            Path(out),
+            as_path(out),
             runner,
             block=block,
             chunk=chunk,
@@ -144,7 +145,7 @@ def label_objects(
     with open_runner(workers, scheduler) as runner:
         return label_image(
             source,
-            Path(out),
+            as_path(out),
             runner,
             connectivity=connectivity,
             block=block,
@@ -187,7 +188,7 @@ def weight_map(
     with open_runner(workers, scheduler) as runner:
         return weigh_labels(
             _planes(ids),
-            Path(out),
+            as_path(out),
             runner,
             options,
             kind=kind,
@@ -229,7 +230,7 @@ def evaluate(
     predictions = [prediction] if other is None else [prediction, other]
     rules = Rules.of(kind, mapping, void)
     pairs = list_pairs(predictions, truth, kind)
-    place = None if out is None else Path(out)
+    place = None if out is None else as_path(out)
     with open_runner(workers, scheduler) as runner, opened(place, overwrite=overwrite) as folder:
         result = evaluate_pairs(
             pairs, rules, runner, out=folder, block=block, is_drawn=place is not None, progress=progress

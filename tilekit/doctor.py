@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tilekit.georeference import Georeference
+from tilekit.place import as_path
 from tilekit.sources import Source, open_image
 from tilekit.sources.ngff import parse_multiscale
 from tilekit.sources.zarr_documents import attributes_of, document
@@ -72,8 +73,8 @@ def readers(path: Path) -> list[Reader]:
 
 def read_facts(source: Source) -> Facts:
     """The facts of an image that `open_zarr` opened."""
-    folder = Path(source.fingerprint["path"])
-    is_lone = folder == Path(source.reference.source)
+    folder = as_path(source.fingerprint["path"])
+    is_lone = folder == as_path(source.reference.source)
     multiscale = None if is_lone else parse_multiscale(attributes_of(folder.parent), str(folder.parent))
     if (folder / "zarr.json").exists():
         metadata = document(folder / "zarr.json")

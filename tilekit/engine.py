@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -80,7 +79,7 @@ def no_progress(stage: str, done: int, total: int) -> None:
 def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> Report:
     """Run the blocks that the ledger lacks; raises RunError with the list of those that failed for good."""
     started = time.perf_counter()
-    if runner.is_elsewhere and not (os.path.isabs(stage.out) or "://" in str(stage.out)):
+    if runner.is_elsewhere and not stage.out.is_absolute():
         raise InputError(f"{stage.out}: workers elsewhere have other working folders; give the whole path, from /")
     ledger = Ledger(stage.out, stage.name, stage.n_blocks, stage.fold, stage.requests)
     ledger.begin(stage.arguments)

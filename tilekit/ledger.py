@@ -1,9 +1,10 @@
 """The ledger (law 5): which blocks of a stage are done, which shards they wrote, and the sum of their receipts.
 
-    OUT.zarr/.tilekit/lock                    held by the one run that writes
+    OUT.zarr/.tilekit/lock                    held by the one run that writes (tilekit.lock)
     OUT.zarr/.tilekit/STAGE/arguments.json    what the stage was asked for; a run that asks for else is refused
     OUT.zarr/.tilekit/STAGE/ledger.jsonl      a line every few seconds: {"blocks": {index: shards}, "summary": {...}}
-                                              with "each": {index: summary} where blocks may change from run to run
+                                              with "each": {index: summary} where blocks may change from run to run;
+                                              on an object store ledger/NUMBER.jsonl (tilekit.journal)
     OUT.zarr/.tilekit/STAGE/started/INDEX     there while a block has begun and is not in the ledger
 
 A line is flushed to disk before it counts; a torn one is dropped. Blocks since the last line are done again, and so are
@@ -12,7 +13,6 @@ those whose shards are not as recorded; where the arguments are torn, all are.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -24,42 +24,16 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
+from tilekit import journal
+from tilekit.copies import staged
 from tilekit.errors import InputError
+from tilekit.lock import FOLDER as FOLDER
+from tilekit.lock import check_held
+from tilekit.place import RemotePath
 from tilekit.store import shard_is_sound
 
-FOLDER = ".tilekit"
 Summary = dict[str, Any]
 Fold = Callable[[Summary, Summary], Summary]
-
-
-@contextmanager
-def lock(out: Path) -> Iterator[None]:
-    """Hold an output for this process; the lock dies with it. Raises InputError where another run holds it."""
-    folder = out / FOLDER
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / "lock").open("a")
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another output") from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{out}: another run is writing it; wait for it, or choose another output") from None
-        yield
-
-
-def is_locked(out: Path) -> bool:
-    """True while a run holds the output."""
-    path = out / FOLDER / "lock"
-    if not path.exists():
-        return False
-    with path.open() as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +67,7 @@ class Ledger:
 
     @property
     def _log(self) -> Path:
-        return self.folder / "ledger.jsonl"
+        return _log(self.folder)
 
     def begin(self, arguments: Mapping[str, Any]) -> None:
         """Start, or continue what the same arguments began; other arguments are refused with what differs."""
@@ -104,7 +78,7 @@ class Ledger:
             for i in line["blocks"]:
                 self._seen[int(i)] = self._is_current(int(i), line)
         if recorded is None:
-            self._log.unlink(missing_ok=True)  # nobody knows what it is a record of
+            journal.remove(self._log)  # nobody knows what it is a record of
             write_atomic(self.folder / "arguments.json", json.dumps(arguments, indent=1))
             return
         if differences := _differences(recorded, json.loads(json.dumps(arguments))):
@@ -157,6 +131,7 @@ class Ledger:
 
     def add(self, index: int, shards: Sequence[Any], summary: Summary) -> None:
         """Take a block's receipt; it counts from the next flush on."""
+        check_held(self.out)
         with self._lock:
             if self._requests is not None:
                 self._pending_each[index] = summary
@@ -194,15 +169,7 @@ class Ledger:
         content: dict[str, Any] = {"blocks": self._pending, "summary": self._pending_summary}
         if self._requests is not None:
             content |= {"requests": self._requests.number, "each": self._pending_each}
-        line = json.dumps(content, separators=(",", ":"))
-        with self._log.open("a+b") as log:
-            if log.tell():
-                log.seek(-1, os.SEEK_END)
-                if log.read(1) != b"\n":  # a torn line before this one
-                    log.write(b"\n")
-            log.write(line.encode() + b"\n")
-            log.flush()
-            os.fsync(log.fileno())
+        journal.append_line(self._log, json.dumps(content, separators=(",", ":")).encode())
         self.summary = self.fold(self.summary, self._pending_summary)
         for index in self._pending:
             self._done[index] = 1
@@ -257,7 +224,7 @@ def is_whole(out: Path, stage: str, without: str) -> bool:
 
 def _last_written(folder: Path) -> dict[str, Any]:
     last: dict[str, Any] = {}
-    for line in _lines(folder / "ledger.jsonl"):
+    for line in _lines(_log(folder)):
         last |= line["blocks"]
     return last
 
@@ -283,31 +250,31 @@ def stages(out: Path) -> list[dict[str, Any]]:
 
 
 def _count_recorded(folder: Path) -> int:
-    return len({i for line in _lines(folder / "ledger.jsonl") for i in line["blocks"]})
+    return len({i for line in _lines(_log(folder)) for i in line["blocks"]})
 
 
 def write_atomic(path: Path, text: str) -> None:
     """A file that appears whole or not at all."""
-    temporary = path.with_suffix(".partial")
-    with temporary.open("w") as handle:
+    with staged(path) as partial, partial.open("w") as handle:
         handle.write(text)
         handle.flush()
         os.fsync(handle.fileno())
-    temporary.replace(path)
+
+
+def last_recorded(folder: Path) -> float | None:
+    """When the last line of a stage was written, seconds since 1970; None where there is none."""
+    return max((part.stat().st_mtime for part in journal.parts(_log(folder))), default=None)
+
+
+def _log(folder: Path) -> Path:
+    return folder / ("ledger" if isinstance(folder, RemotePath) else "ledger.jsonl")
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """Whole lines of a ledger; a torn one is passed over, its blocks are done again."""
-    if not path.is_file():
-        return
-    with path.open("rb") as handle:
-        for text in handle:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict) and all(isinstance(line.get(k), dict) for k in ("blocks", "summary")):
-                yield line
+    for line in journal.read_lines(path):
+        if all(isinstance(line.get(k), dict) for k in ("blocks", "summary")):
+            yield line
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tilekit.place import RemotePath
+
 Array = NDArray[Any]
 ALIGNMENT = 8
 """Bytes to a multiple of which every array begins."""
@@ -35,7 +37,7 @@ def pack(arrays: Mapping[str, Array]) -> bytes:
     return b"".join(parts)
 
 
-def unpack(data: bytes | Array) -> dict[str, Array]:
+def unpack(data: bytes | bytearray | Array) -> dict[str, Array]:
     """What `pack` was given; views of the data where they lie in it as they were."""
     data = np.frombuffer(data, np.uint8)
     at = ALIGNMENT + int.from_bytes(data[:ALIGNMENT].tobytes(), "little")
@@ -49,6 +51,8 @@ def unpack(data: bytes | Array) -> dict[str, Array]:
 
 def read_arrays(path: Path) -> dict[str, Array]:
     """What `pack` was given, from a file; the arrays may be written to."""
+    if isinstance(path, RemotePath):
+        return unpack(bytearray(path.read_bytes()))
     return unpack(np.fromfile(path, np.uint8))
 
 

@@ -16,7 +16,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
+from tilekit.bucket import patient
 from tilekit.errors import InputError, RunError
+from tilekit.place import RemotePath
 from tilekit.tiling import Level
 
 Array = NDArray[Any]
@@ -26,17 +28,29 @@ FORMAT = {"0.4": 2, "0.5": 3}
 ZSTD_LEVEL = 1
 
 
+def as_zarr(path: Path) -> Any:
+    """A path as zarr takes it."""
+    if not isinstance(path, RemotePath):
+        return str(path)
+    from zarr.storage import ObjectStore
+
+    return ObjectStore(path.below, read_only=not path.is_listed)  # of a bucket zarr would make groups on the way
+
+
 def is_store(path: Path) -> bool:
     """True where a Zarr group lies here."""
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
+@patient
 def group_attributes(path: Path) -> dict[str, Any]:
     """Attributes of a group, empty where there is none."""
     if not is_store(path):
         return {}
     try:
-        return dict(zarr.open_group(str(path), mode="r").attrs)
+        return dict(zarr.open_group(as_zarr(path), mode="r").attrs)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{path}: its metadata is damaged ({error}); start over with --overwrite") from None
 
@@ -46,10 +60,11 @@ def store_version(path: Path) -> str:
     return "0.5" if (path / "zarr.json").is_file() else "0.4"
 
 
+@patient
 def update_group(path: Path, version: str, attributes: dict[str, Any]) -> None:
     """Make the group where it is missing, and set these attributes; `ome` is merged, the others replaced."""
     try:
-        group = zarr.open_group(str(path), mode="a", zarr_format=FORMAT[version])  # type: ignore[arg-type]
+        group = zarr.open_group(as_zarr(path), mode="a", zarr_format=FORMAT[version])  # type: ignore[arg-type]
         merged = dict(attributes)
         if isinstance(old := group.attrs.get("ome"), dict) and "ome" in merged:
             merged["ome"] = {**old, **merged["ome"]}
@@ -58,10 +73,13 @@ def update_group(path: Path, version: str, attributes: dict[str, Any]) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise RunError(f"{path}: cannot be written ({error.strerror}); run the same command again") from error
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another output") from error
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{path}: its metadata is damaged ({error}); start over with --overwrite") from None
 
 
+@patient
 def create_array(
     path: Path,
     level: Level,
@@ -94,7 +112,7 @@ def create_array(
         if level.shard != level.chunk:
             options["shards"] = (*ones, level.shard, level.shard)
     zarr.create_array(
-        str(path),
+        as_zarr(path),
         shape=(*leading, *level.shape),
         chunks=(*ones, level.chunk, level.chunk),
         dtype=dtype,
@@ -106,13 +124,14 @@ def create_array(
     )
 
 
+@patient
 def write_values(
     path: Path, values: Array, dimensions: Sequence[str], version: str, attributes: dict[str, Any]
 ) -> None:
     """Write a small array whole, as one chunk: coordinates along a dimension, or a scalar that carries attributes."""
     named: dict[str, Any] = {"dimension_names": list(dimensions)} if version != "0.4" else {}
     zarr.create_array(
-        str(path),
+        as_zarr(path),
         data=values,
         chunks=tuple(max(n, 1) for n in values.shape),
         fill_value=None if version == "0.4" else 0,
@@ -123,12 +142,13 @@ def write_values(
     )
 
 
+@patient
 def is_array_of(path: Path, level: Level, leading: Sequence[int], dtype: Any) -> bool:
     """True where an array lies here that `create_array` made from the same arguments."""
     ones = (1,) * len(leading)
     try:
-        array = zarr.open_array(str(path), mode="r")
-    except (OSError, ValueError, KeyError):  # not there, or its metadata is torn
+        array = zarr.open_array(as_zarr(path), mode="r")
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):  # not there, or its metadata is torn
         return False
     side = array.shards or array.chunks
     return (array.shape, array.chunks, side, array.dtype) == (
@@ -146,9 +166,10 @@ def _blosc() -> Any:
     return Blosc("zstd", clevel=ZSTD_LEVEL, shuffle=Blosc.SHUFFLE)
 
 
+@patient
 def read_region(path: Path, region: tuple[slice, ...]) -> Array:
     """Pixels of a region of an array."""
-    return np.asarray(zarr.open_array(str(path), mode="r")[region])
+    return np.asarray(zarr.open_array(as_zarr(path), mode="r")[region])
 
 
 def write_region(
@@ -236,6 +257,9 @@ def _put(path: Path, data: memoryview | None) -> None:
     if data is None:
         path.unlink(missing_ok=True)
         return
+    if isinstance(path, RemotePath):
+        path.put(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     try:
@@ -269,9 +293,12 @@ def _record(key: str, data: bytes | memoryview | None) -> Shard:
 
 
 def shard_is_sound(root: Path, shard: Sequence[Any], *, digest: bool = True) -> bool:
-    """True where the shard on disk is the one recorded; by its length alone where `digest` is False."""
+    """True where the shard on disk is the one recorded; by its length alone where `digest` is False.
+
+    So it is with an object, which its server has whole or not at all, to spare a resume the way of all its bytes.
+    """
     key, length, recorded = shard
-    if digest:
+    if digest and not isinstance(root, RemotePath):
         return bool(shard_record(root, key) == (key, length, recorded))
     try:
         return bool((root / key).stat().st_size == length)
@@ -280,7 +307,9 @@ def shard_is_sound(root: Path, shard: Sequence[Any], *, digest: bool = True) -> 
 
 
 def sweep_partial(root: Path) -> int:
-    """Remove files that a killed writer left half-written; returns how many."""
+    """Remove files that a killed writer left half-written; returns how many. Objects are never half there."""
+    if isinstance(root, RemotePath):
+        return 0
     leftovers = list(root.rglob("*.partial"))
     for path in leftovers:
         path.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tilekit.copies import fetched, staged
 from tilekit.store import Shard, shard_record
 
 
@@ -15,11 +16,11 @@ class TableWriter:
 
     def __init__(self, root: Path, key: str, metadata: dict[str, str] | None = None) -> None:
         self._root, self._key, self._metadata = root, key, metadata
-        self._partial = (root / key).with_suffix(".partial")
+        self._staging = staged(root / key)
         self._writer: Any = None
 
     def __enter__(self) -> TableWriter:
-        self._partial.parent.mkdir(parents=True, exist_ok=True)
+        self._partial = self._staging.__enter__()
         return self
 
     def write(self, columns: dict[str, Any]) -> None:
@@ -37,10 +38,7 @@ class TableWriter:
     ) -> None:
         if self._writer is not None:
             self._writer.close()
-        if error is None and self._writer is not None:
-            self._partial.replace(self._root / self._key)
-        else:
-            self._partial.unlink(missing_ok=True)
+        self._staging.__exit__(kind, error, trace)
 
     @property
     def record(self) -> Shard:
@@ -52,7 +50,7 @@ def read_rows(path: Path, where: Sequence[tuple[str, str, Any]]) -> dict[str, An
     """Columns of the rows that meet all conditions, (column, "==" or ">=" ..., value) each, as arrays."""
     import pyarrow.parquet as pq
 
-    found = pq.read_table(path, filters=list(where))
+    found = pq.read_table(fetched(path), filters=list(where))
     return {name: found[name].to_numpy() for name in found.column_names}
 
 
@@ -60,7 +58,7 @@ def read_parts(path: Path) -> Iterator[dict[str, Any]]:
     """Columns of one row group after another."""
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(fetched(path)) as file:
         for i in range(file.num_row_groups):
             part = file.read_row_group(i)
             yield {name: part[name] for name in part.column_names}

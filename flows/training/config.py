@@ -27,6 +27,7 @@ from flows.training.sections import (
     Weights,
 )
 from tilekit.errors import InputError
+from tilekit.place import beside
 
 WIDTH = 100
 """Characters of a line of the commented TOML."""
@@ -55,7 +56,7 @@ class Config(Parameters):
 
     def path(self, text: str) -> Path:
         """A path of the TOML."""
-        return self.folder / Path(text).expanduser()
+        return beside(self.folder, text)
 
 
 def sections() -> dict[str, type[Section]]:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from flows.images import NO_IMAGES, read_csv
 from flows.training.config import Config
+from tilekit.copies import find
 from tilekit.errors import InputError
 from tilekit.jobs.pairs import is_folder, maps_in
+from tilekit.place import beside
 from tilekit.sources import ZARR_DOCUMENTS
 
 NO_TRUTHS = NO_IMAGES - {".geojson", ".gpkg"}
@@ -44,7 +46,9 @@ def list_files(config: Config) -> list[FilePair]:
 def _in_csv(path: Path) -> list[FilePair]:
     """Rows of a CSV; its paths are relative to its folder."""
     pairs = [
-        FilePair(path.parent / row["image"], path.parent / row["truth"], row.get("group"), row.get("part"))
+        FilePair(
+            beside(path.parent, row["image"]), beside(path.parent, row["truth"]), row.get("group"), row.get("part")
+        )
         for _, row in read_csv(path, ("image", "truth"), ("group", "part"))
     ]
     if not pairs:
@@ -64,8 +68,8 @@ def _listed(place: Path, left_out: set[str]) -> dict[str, Path]:
             raise InputError(f"{place}: no such file or folder; check the path")
         return {place.name: place}
     pattern, found = _with_groups(str(place)), {}
-    for text in sorted(glob.glob(str(place), recursive=True)):
-        path, match = Path(text), pattern.fullmatch(text)
+    for path in sorted(find(place)):
+        match = pattern.fullmatch(str(path))
         if match and (path.is_file() or any((path / document).exists() for document in ZARR_DOCUMENTS)):
             key = " ".join(part for part in match.groups() if part)
             if key in found:

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from flows.params import Parameters
 from tilekit.evaluation import parse_map
+from tilekit.place import is_url
 from tilekit.predictor import MAX_CLASSES, VOID
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -276,4 +277,11 @@ class Output(Section):
     """What training writes."""
 
     folder: str = "model"
-    """Where the model, its card, curves and checkpoints go."""
+    """Where the model, its card, curves and checkpoints go, on a local disk."""
+
+    @field_validator("folder")
+    @classmethod
+    def _is_local(cls, folder: str) -> str:
+        if is_url(folder):
+            raise ValueError("training writes to a local disk; copy the model from there")
+        return folder

@@ -26,7 +26,8 @@ from tests.faults.harness import (
 )
 from tilekit import status
 from tilekit.errors import InputError, RunError
-from tilekit.ledger import FOLDER, lock
+from tilekit.ledger import FOLDER
+from tilekit.lock import lock
 
 
 @pytest.fixture

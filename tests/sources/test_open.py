@@ -151,8 +151,8 @@ def test_refuses_in_one_line_that_names_the_file(
 def test_other_refusals(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.tif: no such file"):
         open_image(tmp_path / "nowhere.tif")
-    with pytest.raises(InputError, match="URLs cannot be read"):
-        open_image("s3://bucket/image.zarr")
+    with pytest.raises(InputError, match="is no URL that can be used"):
+        open_image("ftp://host/image.tif")
     with pytest.raises(InputError, match="a path or an array, not int"):
         open_image(3)
     for pixels, expected in [

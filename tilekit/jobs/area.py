@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tilekit.box import Box
 from tilekit.errors import InputError
 from tilekit.georeference import Affine
+from tilekit.place import as_path
 from tilekit.polygons import Points, Project, is_geojson, read_geojson
 from tilekit.sources import Source, open_image
 from tilekit.sources.vector import LONGITUDE_LATITUDE, transform_points
@@ -60,7 +61,7 @@ def open_area(mask: str | None, source: Source) -> Area | None:
     """The area that a file tells of an image; None where there is none, or it is to be found ("auto")."""
     if mask is None or mask == "auto":
         return None
-    path = Path(mask).expanduser()
+    path = as_path(mask)
     if is_geojson(path):
         areas = read_geojson(path, lambda crs, corners: projection(path, source, crs, corners))
         if not areas.meet(Box.whole(source.shape[-2:])):

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilekit.box import Box
+from tilekit.copies import fetched
 from tilekit.errors import InputError
 from tilekit.geopackage import START as GEOPACKAGE
 from tilekit.geopackage import read_geopackage
 from tilekit.jobs.area import projection
 from tilekit.jobs.outlines import class_names
+from tilekit.place import as_path
 from tilekit.polygons import Feature, Polygon, corners_of, parse_geojson
 from tilekit.predictor import VOID
 from tilekit.sources import Reference, Source
@@ -156,7 +158,7 @@ def open_vector(path: Path) -> VectorFile | None:
     if not is_vector(path):
         return None
     if _start(path).startswith(GEOPACKAGE):
-        return VectorFile(path, *read_geopackage(path))
+        return VectorFile(path, *read_geopackage(fetched(path)))
     return VectorFile(path, *parse_geojson(path.read_bytes(), path))
 
 
@@ -224,7 +226,7 @@ def open_drawing(reference: Reference) -> Source:
 def _names_for(vector: VectorFile, image: Source) -> list[str]:
     """Names of the classes by number, as the store of the image has them; numbers alone elsewhere."""
     place = image.reference.source
-    known = class_names(Path(place)) or class_names(Path(place).parent) if isinstance(place, str) else {}
+    known = class_names(as_path(place)) or class_names(as_path(place).parent) if isinstance(place, str) else {}
     known.pop(VOID, None)
     texts = (k for k in vector.kinds(None) if isinstance(k, str) and not is_void(k) and not k.isdecimal())
     if not known and (text := next(texts, None)) is not None:

@@ -19,9 +19,11 @@ from tilekit.jobs.label import OBJECTS
 from tilekit.jobs.outlines import check_can_outline, image_label, run_outlines
 from tilekit.jobs.pairs import stem
 from tilekit.jobs.predict import CLASSES, PROBABILITIES
-from tilekit.ledger import FOLDER, lock, stages
+from tilekit.ledger import FOLDER, stages
+from tilekit.lock import lock
 from tilekit.ometiff import write_ome_tiff
 from tilekit.outlines import KINDS
+from tilekit.place import is_url
 from tilekit.rasters import Raster
 from tilekit.run import Runner
 from tilekit.sources import Source, open_image
@@ -71,6 +73,8 @@ def export_store(
     format = format or _format_of(dest, source)
     check_export(store, what, format, source, t=t, z=z)
     dest = dest or store.with_name(f"{stem(store)}-{what}{FORMATS[format]}")
+    if is_url(dest):
+        raise InputError(f"{dest}: exports are written to a local disk; name a DEST there")
     if dest.is_dir() or (dest.exists() and not overwrite):
         raise InputError(f"{dest}: exists{' and is a folder; name a file' if dest.is_dir() else '; use --overwrite'}")
     work = dest.with_name(f"{dest.name}.exporting")

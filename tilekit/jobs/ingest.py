@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tilekit.box import Box
+from tilekit.copies import staged
 from tilekit.engine import Progress, Receipt, Report, Stage, execute, no_progress
 from tilekit.errors import InputError
 from tilekit.jobs.output import (
@@ -147,7 +148,8 @@ def reachable(source: Source, out: Path, runner: Runner) -> Source:
     if isinstance(runner, SerialRunner) or not isinstance(pixels, np.ndarray):
         return source
     path = out / FOLDER / "array.npy"
-    np.save(path, pixels)
+    with staged(path) as partial, partial.open("wb") as file:
+        np.save(file, pixels)
     reference = replace(source.reference, source=str(path), opener=open_npy)
     return replace(source, reference=reference, fingerprint=reference.open().fingerprint, reader=None)
 

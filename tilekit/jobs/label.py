@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilekit.components import CONNECTIVITIES
+from tilekit.copies import remove_tree
 from tilekit.engine import Progress, Receipt, Report, Stage, execute, no_progress
 from tilekit.errors import InputError
 from tilekit.jobs.finding import WORK, Finding, new_finding
@@ -42,6 +42,7 @@ from tilekit.jobs.predict import CLASSES
 from tilekit.jobs.predict import STAGE as PREDICT
 from tilekit.jobs.tree import JoinConfig, fold_rows, join_nodes, level_shape, n_levels, own_objects
 from tilekit.ledger import FOLDER, Ledger, is_whole, mark_started, read_arguments, stages, written_digest
+from tilekit.place import as_path
 from tilekit.run import Runner
 from tilekit.sources import Source, open_image
 from tilekit.split import check_can_split
@@ -187,14 +188,14 @@ def label_unless_done(
         clear_labels(out)
     set_status(out, version, "running")
     reports = run_label(finding, Measuring(image), version, runner, progress)
-    shutil.rmtree(out / WORK)
+    remove_tree(out / WORK)
     return reports
 
 
 def clear_labels(out: Path) -> None:
     """Remove what an earlier labeling wrote."""
     for path in (out / OBJECTS, *(out / FOLDER).glob("label*")):
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path)
     for path in (out / TABLE).parent.glob("objects.*"):
         path.unlink()
 
@@ -255,9 +256,9 @@ def label_stage(out: Path, runner: Runner, progress: Progress = no_progress) -> 
 
 def open_classes(classes: str | Path, out: str | Path | None) -> tuple[Source, Path]:
     """The class map and the output: of a store that has one, or of a class map and an output of its own."""
-    if out is not None and Path(out) != Path(classes):
-        return open_image(classes, as_labels=True), Path(out)
-    store = Path(classes)
+    if out is not None and as_path(out) != as_path(classes):
+        return open_image(classes, as_labels=True), as_path(out)
+    store = as_path(classes)
     if not (store / CLASSES).is_dir():
         raise InputError(f"{store}: has no {CLASSES}; segment it first, or name a class map and an output")
     if any(s["done"] < s["blocks"] for s in stages(store) if s["stage"].startswith(PREDICT)):
@@ -269,7 +270,7 @@ def class_fingerprint(classes: Source, out: Path) -> dict[str, Any]:
     """Facts that change when the class map does; of one that tilekit wrote into this output, every block."""
     facts = dict(classes.fingerprint)
     where = getattr(classes.reference, "source", None)
-    if isinstance(where, str | Path) and Path(where).resolve() == (out / CLASSES).resolve():
+    if isinstance(where, str | Path) and as_path(where).resolve() == (out / CLASSES).resolve():
         facts["written"] = written_digest(out, PREDICT)
     return facts
 

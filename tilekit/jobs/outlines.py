@@ -7,7 +7,6 @@ whole; one larger than a quarter of a block is traced block by block, and its pa
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilekit import ngff
+from tilekit.copies import remove_tree, staged
 from tilekit.engine import Progress, Receipt, Report, Stage, execute
 from tilekit.jobs.measure import TABLE
 from tilekit.jobs.output import keep_nothing, stage_folder
@@ -90,7 +90,7 @@ def run_outlines(
     n_rows = len(grid) // grid.per_axis[1]
     stages = [(config.stage, outline_row, n_rows), (file, join_rows, 1)]
     reports = [execute(Stage(s, out, task, config, n, {}, keep_nothing), runner, progress) for s, task, n in stages]
-    shutil.rmtree((out / config.part(0)).parent)
+    remove_tree((out / config.part(0)).parent)
     return reports
 
 
@@ -114,13 +114,9 @@ def outline_row(row: int, config: OutlineConfig) -> Receipt:
             for columns, outlines in _outlines(row, config):
                 table.write(_with_geometry(columns, outlines, config))
     else:
-        path = config.out / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("w") as file:
+        with staged(config.out / key) as partial, partial.open("w") as file:
             for columns, outlines in _outlines(row, config):
                 file.writelines(f"{json.dumps(feature)}\n" for feature in _features(columns, outlines, config))
-        partial.replace(path)
     return Receipt([shard_record(config.out, key)], {}, redone)
 
 
@@ -136,8 +132,7 @@ def join_rows(_: int, config: OutlineConfig) -> Receipt:
                 for columns in read_parts(part) if part.exists() else ():
                     table.write(columns)
     else:
-        partial = (config.out / key).with_suffix(".partial")
-        with partial.open("w") as file:
+        with staged(config.out / key) as partial, partial.open("w") as file:
             file.write('{"type": "FeatureCollection", "features": [')
             before = "\n"
             for part in parts:
@@ -146,7 +141,6 @@ def join_rows(_: int, config: OutlineConfig) -> Receipt:
                         file.write(before + line.rstrip("\n"))
                         before = ",\n"
             file.write("\n]}\n")
-        partial.replace(config.out / key)
     return Receipt([shard_record(config.out, key)], {}, redone)
 
 

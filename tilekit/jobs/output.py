@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 from tilekit import __version__, geozarr, ngff
 from tilekit.box import Box
 from tilekit.boxes import Boxes
+from tilekit.copies import remove_tree
 from tilekit.engine import Progress, Receipt, Report, Stage, execute
 from tilekit.errors import InputError, RunError
 from tilekit.georeference import Georeference
-from tilekit.ledger import FOLDER, Summary, lock, mark_started, read_arguments
+from tilekit.ledger import FOLDER, Summary, mark_started, read_arguments
+from tilekit.lock import lock
+from tilekit.place import RemotePath
 from tilekit.pyramid import halve_labels, halve_mean
 from tilekit.run import Runner
 from tilekit.sources import Source, open_image
@@ -301,13 +304,15 @@ def clear_output(out: Path) -> None:
     """Remove all that an earlier run wrote; the caller holds the lock."""
     for path in (*out.iterdir(), *(out / FOLDER).iterdir()):
         if path.is_dir() and path.name != FOLDER:
-            shutil.rmtree(path)
+            remove_tree(path)
         elif path.is_file() and path.name != "lock":
             path.unlink()
 
 
 def check_output(out: Path, *, overwrite: bool, stage: str = "ingest") -> None:
     """Refuse an output where something lies that `stage` did not begin; even `overwrite` removes Zarr stores alone."""
+    if isinstance(out, RemotePath):
+        out.check_writable()
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_store(out) and not (out / FOLDER).is_dir()):
         raise InputError(f"{out}: exists and is no Zarr store; choose another output")
     if is_store(out) and read_arguments(out, stage) is None and not overwrite:
@@ -318,6 +323,8 @@ def check_output(out: Path, *, overwrite: bool, stage: str = "ingest") -> None:
 
 def check_disk(out: Path, need: int) -> None:
     """Refuse where the output, less what of it is there already, surely does not fit."""
+    if isinstance(out, RemotePath):
+        return  # nobody says how much fits
     place = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
     free = shutil.disk_usage(place).free
     there = sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) if need > free else 0

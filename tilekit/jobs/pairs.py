@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tilekit.errors import InputError
 from tilekit.jobs.drawing import draw_labels
+from tilekit.place import as_path
 from tilekit.sources import ZARR_DOCUMENTS, Source, open_image
 from tilekit.tiling import Block
 
@@ -65,7 +66,7 @@ def list_pairs(predictions: Sequence[Any], truth: Any, kind: str) -> list[Pair]:
     if not all(are_folders):
         single, folder = given[are_folders.index(False)], given[are_folders.index(True)]
         raise InputError(f"{single}: is one image and {folder} a folder of them; give images, or folders, alone")
-    listed = [maps_in(Path(folder)) for folder in given]
+    listed = [maps_in(as_path(folder)) for folder in given]
     names = sorted(listed[-1])
     for folder, found in zip(given, listed, strict=True):
         for other, wanted in zip(given, listed, strict=True):
@@ -80,7 +81,7 @@ def is_folder(item: Any) -> bool:
     """True for a folder that is no Zarr store."""
     if not isinstance(item, str | Path):
         return False
-    path = Path(item).expanduser()
+    path = as_path(item)
     return path.is_dir() and not any((path / document).exists() for document in ZARR_DOCUMENTS)
 
 
@@ -103,12 +104,12 @@ def stem(path: Path) -> str:
 
 
 def _name_of(item: Any) -> str:
-    return Path(item).name if isinstance(item, str | Path) else getattr(item, "name", "array")
+    return as_path(item).name if isinstance(item, str | Path) else getattr(item, "name", "array")
 
 
 def _open_pair(name: str, predictions: Sequence[Any], truth: Any, kind: str) -> Pair:
     opened = tuple(open_labels(p, kind) for p in predictions)
-    drawn = draw_labels(Path(truth).expanduser(), opened[0], kind) if isinstance(truth, str | Path) else None
+    drawn = draw_labels(as_path(truth), opened[0], kind) if isinstance(truth, str | Path) else None
     pair = Pair(name, opened, drawn or open_labels(truth, kind))
     for source in (*pair.predictions, pair.truth):
         _check(source, kind, is_truth=source is pair.truth)
@@ -125,7 +126,7 @@ def open_labels(item: Any, kind: str, nodata: int | None = None) -> Source:
     """A label map of ids or classes; of an output of tilekit, the one in it. `nodata` replaces what the file says."""
     if isinstance(item, Source):
         return item if nodata is None else replace(item.reference, nodata=nodata).open()
-    if isinstance(item, str | Path) and (inner := labels_in(Path(item).expanduser(), kind)):
+    if isinstance(item, str | Path) and (inner := labels_in(as_path(item), kind)):
         item = inner
     return open_image(item, as_labels=True, nodata=nodata)
 
@@ -138,7 +139,7 @@ def labels_in(store: Path, kind: str) -> Path | None:
 
 def kind_of(prediction: Any) -> str:
     """Ids or classes by the path of a store: labels/objects holds ids, all else is taken for classes."""
-    parts = Path(prediction).parts if isinstance(prediction, str | Path) else ()
+    parts = as_path(prediction).parts if isinstance(prediction, str | Path) else ()
     return "ids" if "objects" in parts and "labels" in parts else "classes"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tilekit.jobs.predict import STAGE, fold_counts
-from tilekit.ledger import FOLDER, Ledger, Requests, read_arguments, stages
+from tilekit.ledger import FOLDER, Ledger, Requests, last_recorded, read_arguments, stages
 
 
 def class_counts(out: Path) -> dict[int, int]:
@@ -27,6 +27,5 @@ def stage_times(out: Path) -> list[dict[str, Any]]:
     for stage in stages(out):
         folder = out / FOLDER / stage["stage"]
         begun = (folder / "arguments.json").stat().st_mtime
-        log = folder / "ledger.jsonl"
-        found.append({**stage, "begun": begun, "ended": log.stat().st_mtime if log.is_file() else begun})
+        found.append({**stage, "begun": begun, "ended": last_recorded(folder) or begun})
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +14,7 @@ import numpy as np
 
 from tilekit.box import Box
 from tilekit.boxes import Boxes
+from tilekit.copies import remove_tree
 from tilekit.engine import Progress, Report, no_progress
 from tilekit.errors import InputError
 from tilekit.jobs.area import Area, open_area
@@ -35,6 +35,7 @@ from tilekit.jobs.predict import (
 )
 from tilekit.jobs.statistics import means, needs_statistics, run_statistics, stored_statistics
 from tilekit.ledger import FOLDER, read_arguments
+from tilekit.place import as_path
 from tilekit.plan import ImageFacts, Plan, make_plan
 from tilekit.predictor import MAX_CLASSES, Predictor
 from tilekit.resample import Grid
@@ -123,13 +124,13 @@ class Job:
 
 def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options, *, overwrite: bool = False) -> Job:
     """Check image, network and output against each other, and plan. Raises InputError; writes nothing."""
-    out = Path(out)
-    in_place = isinstance(image, (str, Path)) and is_store(Path(image)) and Path(image).resolve() == out.resolve()
+    out = as_path(out)
+    in_place = isinstance(image, (str, Path)) and is_store(as_path(image)) and as_path(image).resolve() == out.resolve()
     source = _open(image, options)
-    recorded = None if overwrite else read_arguments(out, STAGE)
     if not in_place:
         check_output(out, overwrite=overwrite)
-    elif recorded is None and (out / CLASSES).exists() and not overwrite:
+    recorded = None if overwrite else read_arguments(out, STAGE)
+    if in_place and recorded is None and (out / CLASSES).exists() and not overwrite:
         raise InputError(f"{out}: has {CLASSES} that tilekit did not begin; move them, or use --overwrite")
     if not predictor.exact:
         raise InputError(
@@ -216,9 +217,9 @@ def clear(job: Job) -> None:
         clear_output(job.out)
         return
     for name in (CLASSES, PROBABILITIES):
-        shutil.rmtree(job.out / name, ignore_errors=True)
+        remove_tree(job.out / name)
     for folder in (job.out / FOLDER).glob(f"{STAGE}*"):
-        shutil.rmtree(folder)
+        remove_tree(folder)
 
 
 def ingest_stage(job: Job, runner: Runner, progress: Progress = no_progress) -> list[Report]:

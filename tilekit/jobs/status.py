@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from tilekit.errors import InputError
-from tilekit.ledger import FOLDER, is_locked, stages
+from tilekit.ledger import FOLDER, stages
+from tilekit.lock import is_locked
+from tilekit.place import as_path
 from tilekit.store import group_attributes
 
 
 def status(out: str | Path) -> dict[str, Any]:
     """Status (running, stopped, complete) and, for each stage that began, its blocks and those that are recorded."""
-    out = Path(out)
+    out = as_path(out)
     if not (out / FOLDER).is_dir():
         raise InputError(f"{out}: no run of tilekit has written here; start one with tilekit segment")
     said = group_attributes(out).get("tilekit", {}).get("status", "running")

@@ -19,6 +19,7 @@ from tilekit.jobs.input import Input
 from tilekit.jobs.predict import CLASSES, STAGE, Target
 from tilekit.jobs.statistics import means, stored_statistics
 from tilekit.ledger import read_arguments
+from tilekit.place import as_path
 from tilekit.predictor import VOID, Predictor
 from tilekit.resample import Grid
 from tilekit.sources import open_image
@@ -35,7 +36,7 @@ def verify(out: str | Path, predictor: Predictor, *, boxes: int = 12, side: int 
     `differing_pixels` counts those outside ties, and void where a class is expected or the other way round;
     `classes_compared` those where a class, not void, is expected.
     """
-    out = Path(out)
+    out = as_path(out)
     recorded = read_arguments(out, STAGE)
     if recorded is None:
         raise InputError(f"{out}: holds no prediction of tilekit; make one with tilekit segment")

@@ -46,6 +46,7 @@ from tilekit.jobs.pairs import open_labels
 from tilekit.jobs.predict import CLASSES
 from tilekit.jobs.predict import STAGE as PREDICT
 from tilekit.ledger import Ledger, Summary, mark_started, written_digest
+from tilekit.place import as_path
 from tilekit.predictor import VOID
 from tilekit.run import Runner
 from tilekit.sources import Source, open_image
@@ -244,7 +245,7 @@ def weigh_labels(
 def _facts(source: Source) -> dict[str, Any]:
     """Facts that change when the labels do; of labels that tilekit wrote, every block."""
     facts = {k: v for k, v in source.fingerprint.items() if k != "path"}
-    place = Path(where) if isinstance(where := source.reference.source, str) else Path()
+    place = as_path(where) if isinstance(where := source.reference.source, str) else Path()
     writer = {OBJECTS: LABEL, CLASSES: PREDICT}.get("/".join(place.parts[-2:]))
     written = written_digest(place.parent.parent, writer) if writer else written_digest(place, INGEST)
     return {**facts, "written": written} if written else facts
@@ -263,11 +264,11 @@ def check_labels(labels: Any, source: Source, out: Path, kind: str, void: int | 
         raise InputError(f"{source.name}: --void 0 is the background; leave it out, or name another value")
     if void is not None and source.nodata is None:
         raise InputError(f"{source.name}: --void {void} is no value of {source.dtype} pixels; correct it")
-    store = Path(labels) if isinstance(labels, str | Path) else None
+    store = as_path(labels) if isinstance(labels, str | Path) else None
     if store and kind == "ids" and (store / CLASSES).is_dir() and not (store / OBJECTS).is_dir():
         raise InputError(f"{store}: has {CLASSES} and no {OBJECTS}; label it first, or weigh it with --kind classes")
     place = source.reference.source
-    if isinstance(place, str) and Path(place).is_relative_to(out.expanduser().absolute()):
+    if isinstance(place, str) and as_path(place).is_relative_to(out.expanduser().absolute()):
         raise InputError(f"{out}: holds the labels, and the weight map would take their image's place; choose another")
 
 

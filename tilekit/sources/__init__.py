@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 
 from tilekit.errors import InputError
+from tilekit.place import ZARR_DOCUMENTS, RemotePath, as_path
 from tilekit.sources.source import Reference, Source
 
-__all__ = ["Reference", "Source", "open_image"]
+__all__ = ["ZARR_DOCUMENTS", "Reference", "Source", "open_image"]
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 GDAL_STARTS = (
@@ -41,7 +42,6 @@ GDAL_STARTS = (
     b"<VRTData",
 )
 """What GDAL alone reads here: said to need it where it is not installed."""
-ZARR_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
 def open_image(
@@ -96,9 +96,9 @@ def _find_door(source: Any) -> tuple[Any, Callable[[Reference], Source]]:
         return source, open_array
     if not isinstance(source, str | os.PathLike):
         raise InputError(f"an image is a path or an array, not {type(source).__name__}; convert it with numpy.asarray")
-    if "://" in str(source):
-        raise InputError(f"{source}: URLs cannot be read; copy the image to a local path")
-    path = Path(source).expanduser().absolute()
+    path = as_path(source).absolute()
+    if isinstance(path, RemotePath):
+        return str(path), _door_of_url(path)
     if path.is_dir():
         if not any((path / document).exists() for document in ZARR_DOCUMENTS):
             raise InputError(f"{path}: a folder that is no Zarr store (no {', '.join(ZARR_DOCUMENTS)}); name an image")
@@ -108,10 +108,21 @@ def _find_door(source: Any) -> tuple[Any, Callable[[Reference], Source]]:
             return str(path), open_hdf5
         if subdataset := absolute_subdataset(str(source)):
             return subdataset, open_gdal
-    return str(path), _door_of_file(path, _first_bytes(path))
+    return str(path), door_of_file(path, first_bytes(path))
 
 
-def _door_of_file(path: Path, start: bytes) -> Callable[[Reference], Source]:
+def _door_of_url(path: RemotePath) -> Callable[[Reference], Source]:
+    """Zarr and TIFF are read where they are, all else from a copy."""
+    from tilekit.sources.copied import open_copied
+    from tilekit.sources.tiff import open_tiff
+    from tilekit.sources.zarr_ import open_zarr
+
+    if any((path / document).is_file() for document in ZARR_DOCUMENTS):
+        return open_zarr
+    return open_tiff if first_bytes(path)[:4] in TIFF_STARTS else open_copied
+
+
+def door_of_file(path: Path, start: bytes) -> Callable[[Reference], Source]:
     from tilekit.sources.array import open_npy
     from tilekit.sources.gdal import gdal_knows
     from tilekit.sources.hdf5 import is_hdf5, open_hdf5
@@ -135,7 +146,7 @@ def _door_of_file(path: Path, start: bytes) -> Callable[[Reference], Source]:
     )
 
 
-def _first_bytes(path: Path) -> bytes:
+def first_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             start = file.read(8)

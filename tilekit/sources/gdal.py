@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tilekit.box import Box
 from tilekit.errors import InputError
 from tilekit.georeference import ControlPoint, Georeference
+from tilekit.place import RemotePath
 from tilekit.sources.quiet import without_warnings
 from tilekit.sources.tiff_log import listening
 
@@ -54,18 +55,23 @@ class RasterFacts:
 
 def raster_facts(path: Path, page: Any) -> RasterFacts:
     """What GDAL knows of a page of a TIFF that has geo tags; refuses it where the CRS cannot be told."""
+    if isinstance(path, RemotePath) and page.index:
+        raise InputError(f"{path}: its place on the ground is told by its page {page.index}; copy it to a local path")
     name = f"GTIFF_DIR:off:{page.offset}:{path}" if page.index else str(path)
-    with opened(name, str(path), driver="GTiff") as (dataset, complaints):
+    with opened(name, str(path), driver="GTiff", url=path if isinstance(path, RemotePath) else None) as (
+        dataset,
+        complaints,
+    ):
         return facts_of(dataset, complaints, str(path))
 
 
 @contextmanager
 def opened(
-    name: str, shown: str, *, driver: str | None = None, overview: int | None = None
+    name: str, shown: str, *, driver: str | None = None, overview: int | None = None, url: RemotePath | None = None
 ) -> Iterator[tuple[Any, list[str]]]:
     """A dataset, and the list in which GDAL's complaints gather; its errors become InputError about `shown`."""
     with listening(LOGGERS, logging.INFO) as complaints:
-        dataset = _open(name, shown, driver, overview)
+        dataset = _open_url(url) if url else _open(name, shown, driver, overview)
         try:
             yield dataset, complaints
         except InputError:
@@ -95,6 +101,22 @@ def _open(name: str, shown: str, driver: str | None, overview: int | None) -> An
             return rasterio.io.DatasetReader(name, driver=drivers, **options)
     except Exception as error:
         raise InputError(f"{shown}: cannot be opened by GDAL ({_reason(error)}); copy or write it again") from None
+
+
+def _open_url(path: RemotePath) -> Any:
+    """A TIFF that Python reads for GDAL; nothing is looked for beside it."""
+    rasterio = _import_rasterio(str(path))
+
+    def give(name: str, *_: Any, **__: Any) -> Any:
+        if not name.endswith("image.tif"):
+            raise FileNotFoundError(name)
+        return path.open("rb")
+
+    try:
+        with without_warnings():
+            return rasterio.open("image.tif", driver="GTiff", opener=give)
+    except Exception as error:
+        raise InputError(f"{path}: cannot be opened by GDAL ({_reason(error)}); copy or write it again") from None
 
 
 def gdal_knows(path: Path) -> bool:

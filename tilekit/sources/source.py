@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tilekit.box import Box
 from tilekit.errors import InputError
 from tilekit.georeference import Georeference
+from tilekit.place import RemotePath
 
 CANONICAL_AXES = "tczyx"
 """The order in which every source presents its axes."""
@@ -157,7 +158,10 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def file_fingerprint(path: Path) -> dict[str, Any]:
-    """Path, length in bytes and time of last change of a file."""
+    """Path, length in bytes and time of last change of a file; of an object its tag, or the time where it has none."""
+    if isinstance(path, RemotePath):
+        facts = path.head()
+        return {"path": str(path), "size_bytes": facts["size"], "e_tag": facts["e_tag"] or str(facts["last_modified"])}
     status = path.stat()
     return {"path": str(path), "size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 

@@ -13,7 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tilekit.copies import as_file
 from tilekit.errors import InputError
+from tilekit.place import as_path
 from tilekit.sources import tiff_metadata as metadata
 from tilekit.sources.gdal import raster_facts
 from tilekit.sources.source import (
@@ -70,7 +72,7 @@ def open_tiff_mask(reference: Reference) -> Source:
 
 
 def _with_file(reference: Reference, describe: Callable[[Opened], R]) -> R:
-    path = Path(reference.source)
+    path = as_path(reference.source)
     fingerprint = file_fingerprint(path)
     with listening() as complaints:
         try:
@@ -92,11 +94,11 @@ def _open(
 ) -> R:
     import tifffile
 
-    with tifffile.TiffFile(path) as tiff:
+    with tifffile.TiffFile(as_file(path)) as tiff:
         xml = companion_xml(tiff.ome_metadata or "", path) if len(tiff.pages) else None
         if xml is None:
             return describe(_opened(reference, path, fingerprint, tiff, complaints))
-    with tifffile.TiffFile(path, omexml=xml) as tiff:
+    with tifffile.TiffFile(as_file(path), omexml=xml) as tiff:
         return describe(_opened(reference, path, fingerprint, tiff, complaints))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilekit.errors import InputError
+from tilekit.place import as_path, is_url
 from tilekit.sources.tiff_layout import Grid, Page, Planes, check_extent, check_strips
 from tilekit.sources.tiff_orientation import Orientation
 from tilekit.sources.tiff_photometric import Photometric
@@ -32,7 +33,7 @@ def make_reader(
     decoder = Decoder(key, series.transform)
     decoder.check(path)
     pages = _list_pages(series, path)
-    sizes = {p: os.path.getsize(p) for p in {page.path for page in pages}}
+    sizes = {p: as_path(p).stat().st_size for p in {page.path for page in pages}}
     word = "tile" if key.is_tiled else "strip"
     for page in pages:
         check_extent(page, grid.n_segments, sizes[page.path], word)
@@ -90,4 +91,5 @@ def _contiguous_pages(series: TiffPageSeries, path: Path, n_pages: int) -> list[
 def _page(page: Any, path: str, shift: int) -> Page:
     offsets = np.asarray(page.dataoffsets, np.int64)
     counts = np.asarray(page.databytecounts, np.int64)
-    return Page(os.path.abspath(path), offsets + shift if shift else offsets, counts, page.jpegtables)
+    place = path if is_url(path) else os.path.abspath(path)
+    return Page(place, offsets + shift if shift else offsets, counts, page.jpegtables)

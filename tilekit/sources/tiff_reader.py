@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tilekit.box import Box
 from tilekit.errors import InputError
+from tilekit.place import as_path, as_url, is_url
 from tilekit.sources.source import native_dtype
 from tilekit.sources.tiff_frames import claimed_pixels
 from tilekit.sources.tiff_layout import Grid, Page, Planes
@@ -33,6 +34,11 @@ JPEG_CODES, JPEG_END = (7, 33003, 33004, 33005, 34712), b"\xff\xd9"
 """JPEG and JPEG 2000 streams cut short decode to gray without complaint, so their end marker is asked for."""
 
 
+AHEAD_BYTES = 16 * 2**20
+"""Encoded bytes of an object that are fetched at once, and held."""
+Segment = tuple[int, tuple[int, int]]
+"""Number of a strip or tile, and its row and column."""
+
 FLOATING_POINT = 3
 """The predictor of floats."""
 
@@ -43,13 +49,38 @@ class Files:
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
         self._lock = threading.Lock()
+        self._fetched = threading.local()
 
     def read(self, path: str, offset: int, n_bytes: int) -> bytes:
         """Exactly these bytes."""
+        if is_url(path):
+            held = getattr(self._fetched, "parts", {}).pop((offset, n_bytes), None)
+            return held or as_url(path).read_ranges([offset], [n_bytes])[0]
         data = os.pread(self._number(path), n_bytes, offset)
         if len(data) != n_bytes:
             raise EOFError(f"{len(data)} of {n_bytes} bytes at byte {offset}")
         return data
+
+    def ahead(self, page: Page, segments: Iterable[Segment]) -> Iterator[Segment]:
+        """Strips and tiles in their order; those of an object are fetched side by side shortly before their turn."""
+        if not is_url(page.path):
+            yield from segments
+            return
+        waiting, n_bytes = list[Segment](), 0
+        for segment in segments:
+            waiting.append(segment)
+            n_bytes += int(page.counts[segment[0]])
+            if n_bytes >= AHEAD_BYTES:
+                yield from self._fetch(page, waiting)
+                waiting, n_bytes = [], 0
+        yield from self._fetch(page, waiting)
+
+    def _fetch(self, page: Page, segments: Sequence[Segment]) -> Sequence[Segment]:
+        there = [(int(page.offsets[i]), int(page.counts[i])) for i, _ in segments if page.counts[i]]
+        if there:
+            starts, lengths = zip(*there, strict=True)
+            self._fetched.parts = dict(zip(there, as_url(page.path).read_ranges(starts, lengths), strict=True))
+        return segments
 
     def _number(self, path: str) -> int:
         with self._lock:
@@ -163,7 +194,7 @@ class TiffReader:
         paths = {page.path for page in self.pages}
         if len(paths) < 2:
             return {}
-        states = [os.stat(path) for path in paths]
+        states = [as_path(path).stat() for path in paths]
         return {"set_bytes": sum(s.st_size for s in states), "set_mtime_ns": max(s.st_mtime_ns for s in states)}
 
     def read(self, box: Box) -> NDArray[Any]:
@@ -189,9 +220,10 @@ class TiffReader:
         for part in wanted:
             groups.setdefault((part.channel if separate else 0, part.depth // self.grid.segment[0]), []).append(part)
         for (sample, depth), parts in groups.items():
-            for row, column in self.grid.touching(rows, columns):
-                index = self.grid.index(sample, depth, row, column)
-                self._read_segment(page, index, (row, column), parts, rows, columns, box)
+            touched = self.grid.touching(rows, columns)
+            segments = ((self.grid.index(sample, depth, *place), place) for place in touched)
+            for index, place in segments if self.decoder.raw_rows else self.files.ahead(page, segments):
+                self._read_segment(page, index, place, parts, rows, columns, box)
 
     def _read_segment(
         self,
@@ -219,6 +251,8 @@ class TiffReader:
             else:
                 self._fill(page, index, inside, _within(y, top), _within(x, left))
         except Exception as error:
+            if isinstance(error, OSError) and is_url(page.path):
+                raise  # its server is away, which says nothing of the file
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__
             raise InputError(
                 f"{page.path}: {self.word} {index} of {self.grid.n_segments}, in box {box.start} to {box.stop}, "

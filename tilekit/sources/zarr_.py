@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilekit.box import Box
+from tilekit.bucket import patient
 from tilekit.errors import InputError
+from tilekit.place import as_path, is_url
 from tilekit.sources.array import AXES_BY_DIMENSIONS, is_color_last
 from tilekit.sources.ngff import (
     OLD_AXES,
@@ -80,13 +82,21 @@ class ZarrReader:
         for part, place in zip(slices, self.order, strict=True):
             stored[place] = part
         try:
-            pixels = self.direct.read(stored) if self.direct else np.asarray(self.pixels[tuple(stored)])
+            pixels = self.direct.read(stored) if self.direct else _read(self.path, self.pixels, tuple(stored))
         except Exception as error:
+            if isinstance(error, OSError) and is_url(self.path):
+                raise  # its server is away, which says nothing of the store
             raise InputError(
                 f"{self.path}: a chunk in box {box.start} to {box.stop} cannot be decoded ({first_line(error)}); "
                 "copy or write the store again"
             ) from None
         return pixels.transpose(self.order)
+
+
+@patient
+def _read(path: Path, pixels: zarr.Array[Any], stored: tuple[slice, ...]) -> NDArray[Any]:
+    """By zarr, from the array at this path."""
+    return np.asarray(pixels[stored])
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ class Image:
 
 def open_zarr(reference: Reference) -> Source:
     """An array, a level of an OME-NGFF image, or the first series of a bioformats2raw store as a source."""
-    path = Path(reference.source)
+    path = as_path(reference.source)
     with without_warnings():
         image = _find_image(path, reference.level)
         arrays = [open_array(p) for p in _array_paths(image)]
@@ -222,7 +232,7 @@ def _stored_axes(image: Image, pixels: zarr.Array[Any], name: str) -> str:
 
 def _dimension_letters(pixels: zarr.Array[Any], name: str) -> str | None:
     """Names of the dimensions where each is one of t, c, z, y, x."""
-    names = getattr(pixels.metadata, "dimension_names", None) or attributes_of(Path(name)).get("_ARRAY_DIMENSIONS")
+    names = getattr(pixels.metadata, "dimension_names", None) or attributes_of(as_path(name)).get("_ARRAY_DIMENSIONS")
     if not isinstance(names, list | tuple):
         return None
     letters = [str(name).lower() for name in names]

@@ -18,6 +18,8 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from tilekit.place import RemotePath
+
 if TYPE_CHECKING:
     import zarr
 
@@ -107,6 +109,8 @@ def direct_chunks(path: Path, array: zarr.Array[Any]) -> Chunks | None:
     from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 
     metadata = array.metadata
+    if isinstance(path, RemotePath):
+        return None  # zarr asks for many chunks at once
     if metadata.zarr_format != 3 or array.dtype.kind not in "uif" or not array.dtype.isnative:
         return None
     if metadata.chunk_key_encoding.to_dict() != {"name": "default", "configuration": {"separator": "/"}}:

@@ -7,7 +7,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilekit.bucket import patient
 from tilekit.errors import InputError
+from tilekit.store import as_zarr
 
 if TYPE_CHECKING:
     import zarr
@@ -46,12 +48,10 @@ def document(path: Path) -> dict[str, Any]:
 
 def open_array(path: Path) -> zarr.Array[Any]:
     """An array that the metadata name, to be read."""
-    import zarr
-
     if not path.is_dir() or not is_array(path):
         raise InputError(f"{path}: named by the image's metadata, but no array is there; copy the store again")
     try:
-        array = zarr.open_array(path, mode="r")
+        array = _open(path)
     except Exception as error:
         raise InputError(f"{path}: cannot be opened as a Zarr array ({first_line(error)})") from None
     nbytes = prod(array.chunks) * array.dtype.itemsize
@@ -61,6 +61,13 @@ def open_array(path: Path) -> zarr.Array[Any]:
             f"write the store with chunks of at most {MAX_CHUNK_BYTES / 1e9:.3g} GB"
         )
     return array
+
+
+@patient
+def _open(path: Path) -> zarr.Array[Any]:
+    import zarr
+
+    return zarr.open_array(as_zarr(path), mode="r")
 
 
 def first_line(error: Exception) -> str:
