@@ -28,7 +28,7 @@ from tilekit.attempt import concerns_all
 from tilekit.engine import Progress, no_progress
 from tilekit.errors import InputError, RunError
 from tilekit.jobs.output import check_output, clear_output, now
-from tilekit.ledger import lock
+from tilekit.lock import lock
 from tilekit.predictor import Predictor
 from tilekit.run import Runner, open_runner
 

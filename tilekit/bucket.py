@@ -105,7 +105,7 @@ def patient(function: Callable[Concatenate[Place, P], R]) -> Callable[Concatenat
     """
 
     @wraps(function)
-    def ask(path: Place, *arguments: P.args, **options: P.kwargs) -> R:
+    def ask(path: Place, /, *arguments: P.args, **options: P.kwargs) -> R:
         if "://" not in str(path):
             return function(path, *arguments, **options)
         started = time.monotonic()

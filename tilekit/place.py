@@ -121,7 +121,7 @@ class RemotePath(PosixPath):
         return connect(self.parts[0].rstrip(":"), self.parts[1], "/".join(self.parts[2:]))
 
     @patient
-    def _ask(self, verb: str, *arguments: Any, keys: Sequence[str] | None = None, **options: Any) -> Any:
+    def _ask(self, verb: str, /, *arguments: Any, keys: Sequence[str] | None = None, **options: Any) -> Any:
         """What a function of obstore answers about the key, or these keys of the bucket."""
         ask = getattr(import_obstore(self), verb)
         return ask(self.bucket, self.key if keys is None else keys, *arguments, **options)

@@ -21,7 +21,7 @@ from tests.export.stores import blobs, make_store
 from tilekit import label_objects
 from tilekit.errors import InputError
 from tilekit.jobs.export import export_store
-from tilekit.ledger import lock
+from tilekit.lock import lock
 from tilekit.run import SerialRunner
 from tilekit.sources import open_image
 

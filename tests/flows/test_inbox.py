@@ -22,7 +22,7 @@ from flows.work import plan_file, segment_file
 from tests.faults.harness import assert_same, begun, environment, make_image, make_model, recorded, shards, unrecorded
 from tilekit.errors import InputError
 from tilekit.jobs.segment import ingest_stage, predict_stage
-from tilekit.ledger import lock
+from tilekit.lock import lock
 
 PLAIN = SegmentParameters(workers=0, device="cpu", block=128, tile=64)
 
