@@ -142,6 +142,7 @@ def prefect_server(folder: Path, database: str | None = None, **more: str) -> It
 def deployed(server: Server, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """All of deploy/prefect.yaml on a server, and a process worker for it, by the README's commands."""
     server.prefect("work-pool", "create", "tilekit", "--type", "process")
+    server.prefect("concurrency-limit", "create", "gpu", "1")
     server.prefect("--no-prompt", "deploy", "--all", "--prefect-file", "deploy/prefect.yaml")
     command = [*PREFECT, "worker", "start", "--pool", "tilekit"]
     with running(command, server.env, folder / "worker.log", signal.SIGINT) as worker:

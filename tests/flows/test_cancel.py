@@ -82,6 +82,13 @@ def test_a_cancelled_run_leaves_dask_idle_and_an_output_that_continues(
     wait_for(lambda: begun(out, "predict") >= 4, saying="the run never came so far")
     started = worker.children(recursive=True)
     assert len(started) >= (1 if address else 3)  # the flow, its two workers, and helpers
+    of_run = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200}
+    lines = wait_for(lambda: [e["message"] for e in prefect.ask("logs/filter", of_run) if "dashboard" in e["message"]])
+    assert len(lines) == 1
+    if "none" in lines[0]:  # without bokeh
+        assert lines[0].startswith("Dask dashboard: none; ")
+    else:
+        assert prefect.artifacts("dask-dashboard")[-1]["data"] == f"[Dask dashboard]({lines[0].split()[-1]})"
     if address:
         assert tasks_of(address) > 0
 
