@@ -15,6 +15,7 @@ from flows.params import InboxParameters, Place
 from flows.segment import as_task, progress_artifact, publish_picture
 from flows.tick import run_tick
 from tilekit.errors import InputError
+from tilekit.place import as_path
 
 DEFAULTS = InboxParameters()
 MAX_ROWS = 1000
@@ -46,7 +47,7 @@ def inbox(folder: Place, model: Place, out: Place, parameters: InboxParameters =
 
 def publish(row: Row) -> None:
     """A picture of a result."""
-    publish_picture("inbox-overlay", overlay_of_store(Path(row["output"])), f"classes of {Path(row['image']).name}")
+    publish_picture("inbox-overlay", overlay_of_store(as_path(row["output"])), f"classes of {Path(row['image']).name}")
 
 
 def publish_table(folder: str, rows: list[dict[str, Any]]) -> None:

@@ -27,6 +27,7 @@ from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.templating import apply_values
 
 from tilekit.errors import InputError, RunError
+from tilekit.place import as_path
 
 FILE = Path(__file__).parent / "data/prefect.yaml"
 """A link to that of deploy/; in an installed package, the file itself."""
@@ -138,8 +139,8 @@ def check_inbox(folder: str, model: str, out: str) -> dict[str, str]:
     if not path.is_file():
         raise InputError(f"{model}: no such model; name a .safetensors file, or a starter: nuclei")
     for place in (folder, out):
-        Path(place).expanduser().mkdir(parents=True, exist_ok=True)
+        as_path(place).mkdir(parents=True, exist_ok=True)
     places = {"folder": folder, "out": out}
-    is_starter = not Path(model).is_file()
-    absolute = {name: str(Path(place).expanduser().resolve()) for name, place in places.items()}
+    is_starter = not as_path(model).is_file()
+    absolute = {name: str(as_path(place).resolve()) for name, place in places.items()}
     return {**absolute, "model": model if is_starter else str(path.resolve())}

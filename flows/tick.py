@@ -29,6 +29,7 @@ from tilekit.engine import Progress, no_progress
 from tilekit.errors import InputError, RunError
 from tilekit.jobs.output import check_output, clear_output, now
 from tilekit.lock import lock
+from tilekit.place import as_path, is_url
 from tilekit.predictor import Predictor
 from tilekit.run import Runner, open_runner
 
@@ -51,7 +52,7 @@ class Tick:
     """Held by the thread that writes the state."""
 
     def item(self, found: Found) -> Item:
-        return Item(Path(found.image), output_of(self.out, found.name), self.parameters.segment)
+        return Item(as_path(found.image), output_of(self.out, found.name), self.parameters.segment)
 
 
 def run_tick(
@@ -68,7 +69,9 @@ def run_tick(
     Raises RunError, once the others are done, for what is no image's fault, such as a full disk; the next tick goes on.
     Two ticks on one `out`: the second is refused.
     """
-    folder = Path(out)
+    folder = as_path(out)
+    if parameters.move_aside and any(map(is_url, (place, parameters.move_aside))):
+        raise InputError(f"{place}: move_aside is for images on a disk; leave it out, reasons are beside the outputs")
     found = list_place(place, folder)
     predictor = load(model, parameters.segment.device, parameters.segment.precision)
     with lock(folder):
@@ -284,7 +287,7 @@ def _conclude(tick: Tick, found: Found, outcome: dict[str, Any] | Exception, tri
         tick.state.write(tick.out)
     if isinstance(outcome, Exception):
         if tick.parameters.move_aside:
-            _move(Path(found.image), Path(tick.parameters.move_aside))
+            _move(as_path(found.image), as_path(tick.parameters.move_aside))
         return _row(tick, found, "put aside", reason)
     return _row(tick, found, "segmented", **outcome)
 

@@ -1,4 +1,4 @@
-"""What lies in a watched folder: its images, and their contents told by a digest."""
+"""What lies in a watched folder or bucket: its images, and their contents told by a digest."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flows.images import entries
 from tilekit.errors import InputError
+from tilekit.place import RemotePath, as_path, is_url
 
 Stamp = tuple[int, int, int]
 """Number of files, bytes, and when the last of them changed in nanoseconds: while it stays, so do the contents."""
@@ -30,8 +31,8 @@ class Found:
 
 def list_place(place: str, but: Path) -> list[Found]:
     """The images of a place in order of their names, `but` a folder for outputs that lies there."""
-    folder = Path(place).expanduser()
-    if not folder.is_dir():
+    folder = as_path(place)
+    if not is_url(folder) and not folder.is_dir():  # where a bucket is empty, nothing tells
         raise InputError(f"{place}: is no folder; name the one that images are put into")
     if folder.resolve() == but.resolve():
         raise InputError(f"{but}: is the folder of the images; choose another, so that stores and images stay apart")
@@ -45,7 +46,7 @@ def list_place(place: str, but: Path) -> list[Found]:
 def stamp_of(image: str | Path) -> Stamp | None:
     """The stamp of a file or a store; None where it is gone. The clock is that of the disk: `cp -p` cannot turn it."""
     try:
-        facts = [path.stat() for path in _files(Path(image))]
+        facts = [path.stat() for path in _files(as_path(image))]
     except FileNotFoundError:
         return None
     newest = max((max(f.st_mtime_ns, f.st_ctime_ns) for f in facts), default=0)
@@ -58,8 +59,8 @@ def seconds_since(stamp: Stamp) -> float:
 
 
 def digest_of(image: str) -> str:
-    """SHA-256 of a file; of a store, of its files' names and digests."""
-    path = Path(image)
+    """SHA-256 of a file; of a store, of its files' names and digests. Of an object, its server's tag."""
+    path = as_path(image)
     if path.is_file():
         return _digest(path)
     lines = [f"{_digest(file)} {file.relative_to(path).as_posix()}\n" for file in sorted(_files(path))]
@@ -74,5 +75,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _digest(path: Path) -> str:
+    if isinstance(path, RemotePath) and (tag := path.head().get("e_tag")):
+        return str(tag)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
