@@ -23,6 +23,7 @@ REQUEST_SECONDS = 120
 RETRY_SECONDS = 60
 """How long a request is tried again; obstore's advice is to stay below 5 minutes, the life of a signature."""
 RETRIES, LONGEST_PAUSE_SECONDS = 1000, 5
+NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,6 +86,10 @@ def _connect(scheme: str, name: str, prefix: str | None, settings: tuple[tuple[s
             case "gs":
                 return store.GCSStore(name, prefix=prefix, **options)
             case "az":
+                if account := known.get(
+                    "AZURE_STORAGE_ACCOUNT_NAME"
+                ):  # which obstore finds, but panics when it is shown
+                    options["account_name"] = account
                 return store.AzureStore(name, prefix=prefix, **options)
         return store.HTTPStore(f"{scheme}://{name}/{prefix or ''}", **options)
     except (exceptions.BaseError, ValueError, OSError) as error:
@@ -129,12 +134,12 @@ def told(path: object) -> Iterator[None]:
     if "://" not in str(path):
         yield
         return
-    from obstore import exceptions
+    exceptions = import_obstore(path).exceptions
 
     try:
         yield
     except FileNotFoundError as error:
-        if "NoSuchBucket" in str(error):
+        if any(said in str(error) for said in NO_BUCKET):
             raise _no_bucket(path) from None
         raise FileNotFoundError(errno.ENOENT, "there is no such object", str(path)) from None
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
@@ -142,7 +147,7 @@ def told(path: object) -> Iterator[None]:
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError):
         raise _not_permitted(path) from None
     except exceptions.BaseError as error:
-        if "NoSuchBucket" in str(error):
+        if any(said in str(error) for said in NO_BUCKET):
             raise _no_bucket(path) from None
         if " 403 Forbidden" in str(error) or " 401 Unauthorized" in str(error):  # of a listing
             raise _not_permitted(path) from None

@@ -16,13 +16,15 @@ from pathlib import Path, PosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tilekit.bucket import connect, import_obstore, patient, told
+from tilekit.bucket import connect, import_obstore, patient
 from tilekit.errors import InputError
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
 PART_BYTES = 16 << 20
 """What is longer than two of these goes up in parts, so that each fits the time of a request on a slow line."""
 READ_AHEAD = 1 << 18
+PAGE = 1000
+"""Objects of a listing that a server tells at once."""
 ZARR_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
@@ -121,7 +123,7 @@ class RemotePath(PosixPath):
         return connect(self.parts[0].rstrip(":"), self.parts[1], "/".join(self.parts[2:]))
 
     @patient
-    def _ask(self, verb: str, /, *arguments: Any, keys: Sequence[str] | None = None, **options: Any) -> Any:
+    def _ask(self, /, verb: str, *arguments: Any, keys: Sequence[str] | None = None, **options: Any) -> Any:
         """What a function of obstore answers about the key, or these keys of the bucket."""
         ask = getattr(import_obstore(self), verb)
         return ask(self.bucket, self.key if keys is None else keys, *arguments, **options)
@@ -152,22 +154,31 @@ class RemotePath(PosixPath):
         """True where something lies below; over https, where a document of Zarr does."""
         if not self.is_listed:
             return any((self / name).is_file() for name in ZARR_DOCUMENTS)
-        return next(self._pages(chunk_size=1), None) is not None
+        return len(self._page(1)) > 0
 
-    def _pages(self, chunk_size: int = 1000) -> Iterator[Sequence[Any]]:
+    def _pages(self) -> Iterator[Sequence[Any]]:
         """What lies below, at any depth, page by page."""
+        page = self._page(PAGE)
+        while page:
+            yield page
+            page = self._page(PAGE, page[-1]["path"]) if len(page) == PAGE else []
+
+    @patient
+    def _page(self, n: int, after: str | None = None, /) -> Sequence[Any]:
+        """The first n objects that lie below, after one of them."""
+        self._check_listed()
+        found = import_obstore(self).list(self.bucket, self.key or None, offset=after, chunk_size=n)
+        return next(iter(found), [])
+
+    def _check_listed(self) -> None:
         if not self.is_listed:
             raise InputError(f"{self}: what lies below a web address cannot be listed; name a file or a Zarr store")
-        obstore = import_obstore(self)
-        with told(self):
-            yield from (page for page in obstore.list(self.bucket, self.key or None, chunk_size=chunk_size) if page)
 
     def _of_key(self, key: str) -> RemotePath:
         return RemotePath(self.parts[0], self.parts[1], key)
 
     def iterdir(self) -> Iterator[RemotePath]:  # type: ignore[override]
-        if not self.is_listed:
-            next(self._pages())
+        self._check_listed()
         found = self._ask("list_with_delimiter")
         yield from map(self._of_key, (*found["common_prefixes"], *(entry["path"] for entry in found["objects"])))
 
@@ -190,7 +201,7 @@ class RemotePath(PosixPath):
         """Nothing: folders are made by what lies in them."""
 
     @patient
-    def read_bytes(self) -> bytes:
+    def read_bytes(self, /) -> bytes:
         return bytes(import_obstore(self).get(self.bucket, self.key).bytes())
 
     def read_text(self, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> str:

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.cloud.servers import environment, free_port, wait_for_port
+from tests.cloud.servers import environment, free_port, start_server, wait_for_port
 
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 SETTINGS = """[global]
@@ -61,7 +61,7 @@ class Gateway:
     def start(self) -> None:
         command = ["radosgw", "-c", str(self._folder / "ceph.conf"), "-n", "client.rgw", "-f"]
         with (self._folder / "radosgw.out").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            self._process = start_server(command, log)
         wait_for_port(self.port, self._process)
 
     def kill(self) -> None:
@@ -104,8 +104,7 @@ def _start_cluster(folder: Path, port: int, running: list[subprocess.Popen[bytes
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=log, timeout=seconds).stdout
 
     def start(*command: str) -> None:
-        command = (command[0], "-c", str(settings), *command[1:])
-        running.append(subprocess.Popen(command, stdout=log, stderr=log))
+        running.append(start_server([command[0], "-c", str(settings), *command[1:]], log))
 
     with log:
         monmap = str(folder / "monmap")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +14,9 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import botocore.session
 
@@ -41,13 +45,19 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
             return
 
 
+def start_server(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A process that ends with this one, however this one ends."""
+    end_with_parent = partial(ctypes.CDLL(None).prctl, 1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    return subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=end_with_parent)
+
+
 @contextmanager
 def moto_server(folder: Path) -> Iterator[int]:
     """Moto's server, which keeps its objects in memory; its port."""
     port = free_port()
     with (folder / "moto.log").open("wb") as log:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = start_server(command, log)
     try:
         wait_for_port(port, process)
         yield port
@@ -152,7 +162,7 @@ class FaultyProxy:
                         client.sendall(REFUSED)
                         return
                     if draw < self.refused + self.torn:
-                        left = self.chance.randrange(1 << 15)
+                        left = self.chance.randrange(1 << 11)
                 elif source is server:
                     answered = True
                 left -= len(data)

@@ -17,10 +17,10 @@ from tests.faults.harness import N_BLOCKS, OPTIONS, Run, assert_same, call, make
 from tilekit import status
 from tilekit.place import RemotePath, as_url
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 SECONDS_AWAY = 10
 INPUTS = ("a.tif", "m.safetensors", "truth.npy")
-LABEL = ["--min-size", "3", "--fill-holes", "20", "--polygons", "qupath", "--overwrite", "--workers", "0"]
+LABEL = ["--min-size", "3", "--fill-holes", "20", "--overwrite", "--workers", "0"]
 
 
 @pytest.fixture(scope="module")

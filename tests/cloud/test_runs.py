@@ -175,5 +175,5 @@ def test_bad_input_is_one_line(place: RemotePath, arguments: list[str], said: st
 def test_bad_input_is_status_2(place: RemotePath) -> None:
     done = call("segment", f"{place}/a.tif", f"{place}/m.safetensors", "s3://no-such-bucket/o.zarr", *OPTIONS)
     assert done.returncode == 2
-    expected = "s3://no-such-bucket/o.zarr/.tilekit/lock: there is no such bucket; create it, or correct the URL"
+    expected = "s3://no-such-bucket/o.zarr: there is no such bucket; create it, or correct the URL"
     assert done.stderr == f"tilekit: {expected}\n"
