@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from models.architecture import UNetConfig
 from models.header import Header
+from models.meaning import Meaning
 from models.normalization import Normalization
 from models.unet import UNet
 from tilekit.allocator import keep_memory
@@ -56,12 +57,7 @@ def opened(path: str, digest: str, device: str, precision: str, header: Header) 
 
 def _open(path: str, digest: str, device: str, precision: str, header: Header) -> Opened:
     place = choose_device(device)
-    if place.type == "cpu":
-        keep_memory()
-        torch.set_num_threads(1)  # two workers of one thread are never slower than one of two; OpenMP barriers wait
-    elif place.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # TF32 keeps 10 bits: not exact
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True  # a rerun gives the same bytes
+    settle(place)
     with fetched(as_path(path)).open("rb") as file:
         data = file.read()
     if hashlib.sha256(data).hexdigest() != digest:
@@ -96,6 +92,16 @@ def _fold(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         )
         folded[f"{conv}.weight"], folded[f"{conv}.bias"] = fused[0].data, fused[1].data
     return folded
+
+
+def settle(place: torch.device) -> None:
+    """Threads, memory and arithmetic of this process, for networks that compute at `place`."""
+    if place.type == "cpu":
+        keep_memory()
+        torch.set_num_threads(1)  # two workers of one thread are never slower than one of two; OpenMP barriers wait
+    elif place.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # TF32 keeps 10 bits: not exact
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True  # a rerun gives the same bytes
 
 
 def choose_device(device: str) -> torch.device:
@@ -155,7 +161,7 @@ def prepare(x: NDArray[Any], normalization: Normalization, net: Opened) -> Tenso
     return out.to(net.dtype)
 
 
-def classes(logits: Tensor, header: Header) -> Tensor:
+def classes(logits: Tensor, header: Header | Meaning) -> Tensor:
     """Class ids (b, y, x) uint8 of logits (b, channels, y, x); ties go to the lower id."""
     if header.head == "sigmoid":
         return _classes_over_thresholds(logits, header.thresholds)
@@ -180,7 +186,7 @@ def _classes_over_thresholds(logits: Tensor, thresholds: tuple[float, ...]) -> T
     return ids
 
 
-def probabilities(logits: Tensor, header: Header) -> Tensor:
+def probabilities(logits: Tensor, header: Header | Meaning) -> Tensor:
     """Probabilities (b, n_classes, y, x) float32; a sigmoid head's class 0 has 1 - the largest of the others."""
     if header.head == "softmax":
         return torch.softmax(logits, 1, dtype=torch.float32)

@@ -6,6 +6,7 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from models import receptive
 from models.architecture import UNetConfig
 from models.checkpoint import read_header
+from models.foreign import ForeignPredictor, load_foreign
 from models.header import Header
 from models.starters import locate
 from tilekit.copies import fetched
@@ -30,10 +32,14 @@ Precision = Literal["float32", "bfloat16"]
 _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
 
 
-def load(path: str | os.PathLike[str], device: str = "auto", precision: Precision = "float32") -> Predictor:
-    """A predictor for a checkpoint, without importing torch; InputError (one line, names the file) where it is none.
+def load(
+    path: str | os.PathLike[str], device: str = "auto", precision: Precision = "float32"
+) -> Predictor | ForeignPredictor:
+    """A predictor for a network; InputError (one line, names the file) where it is none.
 
-    path: of the file, its URL (fetched once a process), or the name of a starter model (models.starters).
+    path: of a checkpoint, its URL (fetched once a process), or the name of a starter model (models.starters), read
+    without importing torch. Or of a network from elsewhere on a disk (models.foreign): a TOML that names a torch module and its weights, an ONNX file, a
+    BioImage.IO package; its halo and stride are measured when it is first loaded.
 
     device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ... precision: "bfloat16" is 1.8 to 2 times as
     fast and changes about one class in a thousand, so it is no longer exact.
@@ -42,6 +48,17 @@ def load(path: str | os.PathLike[str], device: str = "auto", precision: Precisio
         raise InputError(f"precision {precision!r} is unknown; use {' or '.join(_ELEMENT_BYTES)}")
     if device.split(":")[0] not in ("auto", "cpu", "cuda"):
         raise InputError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N")
+    found = locate(path)
+    foreign = None if is_url(found) else load_foreign(Path(os.path.abspath(found)), device, precision)
+    return foreign or _load_own(path, device, precision)
+
+
+def load_checkpoint(path: str | os.PathLike[str], device: str = "auto") -> Predictor:
+    """As `load`, but of a checkpoint of tilekit alone, whose description can be read."""
+    return _load_own(path, device, "float32")
+
+
+def _load_own(path: str | os.PathLike[str], device: str, precision: Precision) -> Predictor:
     found = locate(path)
     path = str(found) if is_url(found) else os.path.abspath(found)
     header = read_header(path)
@@ -204,7 +221,7 @@ class Predictor:
 
 def _reopen(path: str, digest: str, device: str, precision: Precision) -> Predictor:
     """What a pickled predictor becomes on a worker."""
-    predictor = load(path, device, precision)
+    predictor = _load_own(path, device, precision)
     if predictor.digest != digest:
         raise InputError(f"{path}: has changed since the run was planned (digest {digest[:12]}); start again")
     return predictor

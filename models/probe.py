@@ -299,3 +299,29 @@ def confirm(function: Function, channels: int, reach: tuple[Reach, Reach], dtype
 def _core(out: Array, reach: tuple[Reach, Reach], core: list[int]) -> Array:
     y, x = (slice(r.skipped, r.skipped + n) for r, n in zip(reach, core, strict=True))
     return out[:, :, y, x]
+
+
+def stated(function: Function, channels: int, dtype: str, halo: tuple[int, int], stride: int) -> Measured:
+    """What a description says (pixels before and after, stride), rounded up to sizes that pass, and confirmed.
+
+    ProbeError where tiles of it differ from one pass.
+    """
+    net = _Network(function, channels, dtype)
+    start = sum(halo) + 4 * stride
+    side = next((n for n in range(start, start + MAX_GAP) if net.out(n, n)), None)
+    if side is None:
+        raise ProbeError(f"takes no input of {start} to {start + MAX_GAP} pixels: {net.error}")
+    found = []
+    for axis in (_Axis(net, axis, side) for axis in (2, 3)):
+        rest, lost = _residue(axis, stride, side)
+        skipped = -(-max(halo[0] - lost // 2, 0) // stride) * stride
+        found.append(_fitted(axis, lost // 2 + skipped, halo[1], stride, skipped, rest))
+    reach, shape = (found[0], found[1]), net.out(side, side)
+    assert shape is not None
+    difference = confirm(function, channels, reach, dtype)
+    if difference > TOLERANCE[dtype]:
+        raise ProbeError(
+            f"tiles of its stated halo {halo[0]}, {halo[1]} and stride {stride} differ from one pass by "
+            f"{difference:.1e} of the largest output; leave halo and stride out to have them measured"
+        )
+    return Measured(reach, shape[0], None, difference)

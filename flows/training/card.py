@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from flows.overlay import COLORS, side_by_side
 from flows.training.samples import ImageSample
 from flows.training.scoring import Scored
-from models import load
+from models.predictor import load_checkpoint
 from tilekit import __version__
 from tilekit.box import Box
 from tilekit.jobs.predict import CLASSES
@@ -59,7 +59,7 @@ def write_card(
     seconds: float,
 ) -> Path:
     """Write card.md: the network, its data and split, recipe, curves, scores by part, and sample overlays."""
-    p = load(model)
+    p = load_checkpoint(model)
     rows = {
         "network": f"{p.header.architecture}, {_settings(p.header.config.as_dict())}",
         "classes": ", ".join(f"{k} {name}" for k, name in enumerate(p.class_names)),

@@ -89,9 +89,10 @@ def test_pickles_are_never_read(tmp_path):
 
     for protocol in (2, 5):
         (tmp_path / "p.pt").write_bytes(pickle.dumps(Bomb(), protocol=protocol))
-        assert "is a pickle; pickles are programs and never read; save it with models.save" in refusal(
-            tmp_path / "p.pt"
-        )
+        (tmp_path / "p").write_bytes(pickle.dumps(Bomb(), protocol=protocol))
+        for name in ("p.pt", "p"):
+            assert "is a pickle" in refusal(tmp_path / name)
+            assert "nothing is unpickled: export it with torch.onnx.export" in refusal(tmp_path / name)
     with zipfile.ZipFile(tmp_path / "z.pt", "w") as archive:
         archive.writestr("data.pkl", pickle.dumps(Bomb()))
     assert "is a pickle" in refusal(tmp_path / "z.pt")

@@ -1,0 +1,286 @@
+"""Networks from elsewhere as predictors: torch modules by import path, ONNX files, BioImage.IO packages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.described import Described, describe
+from models.geometry import Geometry, store_geometry, stored_geometry
+from models.meaning import Meaning
+from tilekit.errors import InputError
+from tilekit.tiling import Halo
+
+if TYPE_CHECKING:
+    from models.probe import Function, Look
+
+SIDE = 256
+"""Side of a core in pixels, about, on which the costs of a network are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignPredictor:
+    """As models.Predictor: states its needs, array in, class ids out.
+
+    Pickles as path and digest, with what was measured; opens its network on the worker that first computes with it,
+    and refuses a file that has changed.
+    """
+
+    path: str
+    """Absolute path of what the user named."""
+    digest: str
+    """SHA-256 of all its files."""
+    device: str
+    precision: str
+    """float32; bfloat16 for torch modules alone."""
+    geometry: Geometry = field(repr=False)
+    meaning: Meaning = field(repr=False)
+
+    @property
+    def halo(self) -> Halo:
+        """Pixels (y, x) to give before and after a core."""
+        y, x = self.geometry.reach
+        return Halo((y.before, x.before), (y.after, x.after))
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        """Cores start at, and are, multiples of this many pixels (y, x)."""
+        y, x = self.geometry.reach
+        return y.stride, x.stride
+
+    @property
+    def in_channels(self) -> int:
+        return self.meaning.in_channels
+
+    @property
+    def n_classes(self) -> int:
+        return self.meaning.n_classes
+
+    @property
+    def class_names(self) -> list[str]:
+        return list(self.meaning.class_names)
+
+    @property
+    def pixel_size(self) -> tuple[float, float] | None:
+        return self.meaning.pixel_size
+
+    @property
+    def channel_names(self) -> tuple[str, ...] | None:
+        return self.meaning.channel_names
+
+    @property
+    def exact(self) -> bool:
+        return self.inexact_reason is None
+
+    @property
+    def inexact_reason(self) -> str | None:
+        return self.geometry.reason
+
+    @property
+    def multiply_adds_per_pixel(self) -> float:
+        """Of convolutions, per core pixel in the limit of one endless tile."""
+        return self.geometry.costs.multiply_adds
+
+    def multiply_adds(self, y: int, x: int) -> float:
+        return self.geometry.costs.multiply_adds * self._input_pixels(y, x)
+
+    def activation_bytes(self, y: int, x: int) -> int:
+        """Most bytes that one call needs for a core of y by x pixels, as counted on a smaller one."""
+        pixels = self._input_pixels(y, x)
+        forward = self.geometry.costs.activation_bytes * pixels + 8 * self.in_channels * pixels
+        return int(max(forward, (4 * 4 * self.n_classes + 12) * pixels))
+
+    def _input_pixels(self, y: int, x: int) -> int:
+        (by, bx), (ay, ax) = self.halo.before, self.halo.after
+        return (by + y + ay) * (bx + x + ax)
+
+    def logits(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """(b, c, before+y+after, before+x+after) raw values -> (b, channels, y, x) float32 scores."""
+        self._check(x)
+        function = opened(self.path, self.digest, self.device, self.precision)
+        parts = [function(self.meaning.normalization.apply(part[None], axis=1)) for part in x]
+        core = tuple(
+            slice(r.skipped, r.skipped + n - r.before - r.after)
+            for r, n in zip(self.geometry.reach, x.shape[2:], strict=True)
+        )
+        out = np.concatenate(parts)[:, :, core[0], core[1]].astype(np.float32, copy=False)
+        return out if self.meaning.outputs == "logits" else _as_logits(out, self.meaning.head)
+
+    def probabilities(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """As `logits`, but probabilities (b, k, y, x)."""
+        found = self.predict(x, probabilities=True)[1]
+        assert found is not None
+        return found
+
+    def classes(self, x: NDArray[Any]) -> NDArray[np.uint8]:
+        """As `logits`, but class ids (b, y, x)."""
+        return self.predict(x)[0]
+
+    def predict(
+        self, x: NDArray[Any], probabilities: bool = False
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """Class ids and, asked for, probabilities, from one forward pass."""
+        import torch
+
+        from models import compute
+
+        logits = torch.from_numpy(np.ascontiguousarray(self.logits(x)))
+        ids = compute.classes(logits, self.meaning).numpy()
+        return ids, compute.probabilities(logits, self.meaning).numpy() if probabilities else None
+
+    def _check(self, x: NDArray[Any]) -> None:
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"x has shape {x.shape}, must be (b, {self.in_channels}, y, x)")
+        for side, r in zip(x.shape[2:], self.geometry.reach, strict=True):
+            core = side - r.before - r.after
+            if core < r.stride or core % r.stride:
+                raise ValueError(f"x has a side of {side} pixels, not {r.before + r.after} + {r.stride} times n")
+
+
+def _as_logits(p: NDArray[np.float32], head: str) -> NDArray[np.float32]:
+    """Scores whose soft-max or sigmoid are these probabilities."""
+    tiny = np.float32(1e-7)
+    p = np.clip(p, tiny, 1 - tiny if head == "sigmoid" else 1)
+    return np.log(p) - np.log1p(-p) if head == "sigmoid" else np.log(p)
+
+
+def load_foreign(path: Path, device: str, precision: str) -> ForeignPredictor | None:
+    """A predictor for a network from elsewhere, measured where it has not been; None where it is none."""
+    described = describe(path)
+    if described is None:
+        return None
+    if precision == "bfloat16" and described.kind != "torch":
+        raise InputError(f"{path}: an ONNX network computes as it was exported; leave out --precision bfloat16")
+    digest = described.digest()
+    geometry = stored_geometry(path, digest)
+    if geometry is None:
+        geometry = measure_foreign(described)
+        store_geometry(path, digest, geometry)
+    return ForeignPredictor(str(path), digest, device, precision, geometry, _meaning(described, geometry))
+
+
+def _meaning(described: Described, geometry: Geometry) -> Meaning:
+    stored, n = dict(described.stored), geometry.in_channels
+    rule = stored.get("normalization")
+    if isinstance(rule, dict):  # one number stands for all channels
+        lists = {k: v * n if isinstance(v, list) and len(v) == 1 else v for k, v in rule.items()}
+        stored["normalization"] = lists
+    thresholds = stored.get("thresholds")
+    if isinstance(thresholds, list) and len(thresholds) == 1:
+        stored["thresholds"] = thresholds * geometry.out_channels
+    try:
+        return Meaning.of(stored, n, geometry.out_channels)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{described.path}: {error}") from None
+
+
+def measure_foreign(described: Described) -> Geometry:
+    """Halo, stride and costs of a network, by running it on this machine; InputError where it cannot be tiled."""
+    from models.probe import ProbeError
+
+    try:
+        return _measured(described)
+    except ProbeError as error:
+        raise InputError(f"{described.path}: {error}") from None
+
+
+def _measured(described: Described) -> Geometry:
+    from models.probe import Measured, ProbeError, measure, stated
+
+    network = _opened_for_probe(described)
+    function, look, dtype, channels = network.function, network.look, network.dtype, network.channels
+    found: Measured | None = None
+    source, halo, stride = "stated", described.stored.get("halo"), described.stored.get("stride")
+    if halo is not None and stride is not None:
+        pair = (halo, halo) if isinstance(halo, int) else tuple(halo)
+        try:
+            found = stated(function, channels, dtype, (pair[0], pair[1]), stride)
+        except ProbeError:
+            if described.kind != "bioimage":
+                raise  # what the user wrote himself is not passed over
+    if found is None:
+        found, source = measure(function, channels, dtype, look=look), "measured"
+        if found.reason == "every output sees the whole tile" and network.suspect:
+            found = replace(found, reason=network.suspect)
+    sides = [r.before + max(SIDE // r.stride, 1) * r.stride + r.after for r in found.reach]
+    return Geometry(
+        found.reach, channels, found.n_channels, found.reason, source, network.costs(channels, sides[0], sides[1])
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Probed:
+    """What measuring needs of a network."""
+
+    function: Function
+    look: Look | None
+    dtype: str
+    channels: int
+    suspect: str | None
+    costs: Any
+
+
+def _opened_for_probe(described: Described) -> _Probed:
+    stored, path = described.stored, str(described.path)
+    if described.kind == "torch":
+        from models import torch_network
+
+        network = torch_network.build(path, stored, described.folder)
+        function, look, dtype = torch_network.probed(network)
+        return _Probed(
+            function, look, dtype, stored["in_channels"], None, lambda *size: torch_network.costs(network, *size)
+        )
+    from models import onnx_network
+
+    data = _onnx_bytes(described)
+    model = onnx_network.parse(path, data)
+    channels = onnx_network.channels(path, model) or stored.get("in_channels", 1)
+    suspect = onnx_network.whole_tile_node(model)
+    function = onnx_network.as_function(path, data)
+    return _Probed(function, None, "float32", channels, suspect, lambda *size: onnx_network.costs(path, model, *size))
+
+
+def _onnx_bytes(described: Described) -> bytes:
+    try:
+        return described.onnx_bytes()
+    except (OSError, KeyError) as error:
+        raise InputError(f"{described.path}: its weights {described.stored['onnx']} are not there ({error})") from None
+
+
+_opened: dict[tuple[str, str, str], tuple[str, Any]] = {}
+"""By path, device and precision: digest and network, the last state of each alone."""
+_lock = Lock()
+
+
+def opened(path: str, digest: str, device: str, precision: str) -> Function:
+    """The network on its device, opened once per process; InputError where its files have changed."""
+    key = (path, device, precision)
+    with _lock:
+        if key not in _opened or _opened[key][0] != digest:
+            _opened[key] = digest, _open(path, digest, device, precision)
+        return _opened[key][1]  # type: ignore[no-any-return]
+
+
+def _open(path: str, digest: str, device: str, precision: str) -> Function:
+    import torch
+
+    from models.compute import choose_device, settle
+
+    described = describe(Path(path))
+    if described is None or described.digest() != digest:
+        raise InputError(f"{path}: has changed since the run was planned (digest {digest[:12]}); start again")
+    place = choose_device(device)
+    settle(place)
+    if described.kind == "torch":
+        from models import torch_network
+
+        network = torch_network.build(path, described.stored, described.folder)
+        return torch_network.as_function(network, place, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    from models import onnx_network
+
+    return onnx_network.as_function(path, _onnx_bytes(described), place.type)
