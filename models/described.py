@@ -98,6 +98,7 @@ def _from_text(path: Path) -> Described:
     name = stored["onnx" if kind == "onnx" else "weights"]
     if not isinstance(name, str):
         raise InputError(f"{path}: {name!r} is no name of a file")
+    refuse_pickle(path.parent / name)
     return Described(path, kind, stored, (path, path.parent / name))
 
 
