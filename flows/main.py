@@ -9,6 +9,7 @@ import typer
 
 from flows.evaluate_command import evaluate
 from flows.export_command import export
+from flows.networks_command import models, probe
 from flows.options import (
     Axes,
     Device,
@@ -97,6 +98,8 @@ app.command()(view)
 app.command()(report)
 app.command()(export)
 app.command()(serve)
+app.command()(models)
+app.command()(probe)
 
 
 @app.command()

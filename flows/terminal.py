@@ -31,10 +31,22 @@ def print_rows(rows: list[dict[str, Any]], json: bool) -> None:
     if json:
         typer.echo(jsonlib.dumps(rows, default=str))
         return
-    table = [COLUMNS, *(tuple("" if row[c] is None else str(row[c]) for c in COLUMNS) for row in rows)]
-    widths = [max(map(len, column)) + 2 for column in zip(*table, strict=True)]
-    for line in table:
-        typer.echo("".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
+    shown = [{c: "" if row[c] is None else str(row[c]) for c in COLUMNS} for row in rows]
+    _print_columns([dict(zip(COLUMNS, COLUMNS, strict=True)), *shown])
+
+
+def print_table(rows: list[dict[str, Any]], json: bool) -> None:
+    """Rows of the same keys: in columns for a person, as they are for a program."""
+    if json:
+        typer.echo(jsonlib.dumps(rows, default=str))
+        return
+    _print_columns([{k: k for k in rows[0]}, *({k: str(v) for k, v in row.items()} for row in rows)])
+
+
+def _print_columns(rows: list[dict[str, str]]) -> None:
+    widths = {k: max(len(row[k]) for row in rows) + 2 for k in rows[0]}
+    for row in rows:
+        typer.echo("".join(f"{text:<{widths[k]}}" for k, text in row.items()).rstrip())
 
 
 def _shown(name: str, value: Any) -> str:

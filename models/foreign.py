@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -11,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.described import Described, describe
-from models.geometry import Geometry, store_geometry, stored_geometry
+from models.geometry import Costs, Geometry, store_geometry, stored_geometry
 from models.meaning import Meaning
+from models.receptive import Reach
 from tilekit.errors import InputError
 from tilekit.tiling import Halo
 
 if TYPE_CHECKING:
-    from models.probe import Function, Look
+    from models.probe import Function, Look, Measured
 
 SIDE = 256
 """Side of a core in pixels, about, on which the costs of a network are counted."""
@@ -181,40 +184,42 @@ def _meaning(described: Described, geometry: Geometry) -> Meaning:
 
 def measure_foreign(described: Described) -> Geometry:
     """Halo, stride and costs of a network, by running it on this machine; InputError where it cannot be tiled."""
-    from models.probe import ProbeError
-
-    try:
-        return _measured(described)
-    except ProbeError as error:
-        raise InputError(f"{described.path}: {error}") from None
+    network = open_for_probe(described)
+    found, source = taken(described, network)
+    costs = network.costs(found.reach)
+    return Geometry(found.reach, network.channels, found.n_channels, found.reason, source, costs)
 
 
-def _measured(described: Described) -> Geometry:
-    from models.probe import Measured, ProbeError, measure, stated
+def taken(described: Described, network: Probed) -> tuple[Measured, str]:
+    """What its description states, where tiles of that equal one pass, else what is measured; and which of the two."""
+    from models.probe import ProbeError, stated
 
-    network = _opened_for_probe(described)
-    function, look, dtype, channels = network.function, network.look, network.dtype, network.channels
-    found: Measured | None = None
-    source, halo, stride = "stated", described.stored.get("halo"), described.stored.get("stride")
+    halo, stride = described.stored.get("halo"), described.stored.get("stride")
     if halo is not None and stride is not None:
         pair = (halo, halo) if isinstance(halo, int) else tuple(halo)
         try:
-            found = stated(function, channels, dtype, (pair[0], pair[1]), stride)
-        except ProbeError:
-            if described.kind != "bioimage":
-                raise  # what the user wrote himself is not passed over
-    if found is None:
-        found, source = measure(function, channels, dtype, look=look), "measured"
-        if found.reason == "every output sees the whole tile" and network.suspect:
-            found = replace(found, reason=network.suspect)
-    sides = [r.before + max(SIDE // r.stride, 1) * r.stride + r.after for r in found.reach]
-    return Geometry(
-        found.reach, channels, found.n_channels, found.reason, source, network.costs(channels, sides[0], sides[1])
-    )
+            return stated(network.function, network.channels, network.dtype, (pair[0], pair[1]), stride), "stated"
+        except ProbeError as error:
+            if described.kind != "bioimage":  # what the user wrote himself is not passed over
+                raise InputError(f"{described.path}: {error}") from None
+    return measured(described, network), "measured"
+
+
+def measured(described: Described, network: Probed) -> Measured:
+    """Halo and stride of a network, whatever its description says of them."""
+    from models.probe import ProbeError, measure
+
+    try:
+        found = measure(network.function, network.channels, network.dtype, look=network.look)
+    except ProbeError as error:
+        raise InputError(f"{described.path}: {error}") from None
+    if found.reason is not None and network.suspect:
+        return replace(found, reason=network.suspect)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
-class _Probed:
+class Probed:
     """What measuring needs of a network."""
 
     function: Function
@@ -222,19 +227,25 @@ class _Probed:
     dtype: str
     channels: int
     suspect: str | None
-    costs: Any
+    """Of an ONNX file: the node that is to blame, if one is."""
+    cost: Callable[[int, int, int], Costs]
+    """Of channels and the sides of an input."""
+
+    def costs(self, reach: tuple[Reach, Reach]) -> Costs:
+        """Counted on a core of about `SIDE` pixels."""
+        y, x = (r.before + max(SIDE // r.stride, 1) * r.stride + r.after for r in reach)
+        return self.cost(self.channels, y, x)
 
 
-def _opened_for_probe(described: Described) -> _Probed:
+def open_for_probe(described: Described) -> Probed:
+    """The network on this machine's CPU, in the arithmetic in which it is probed."""
     stored, path = described.stored, str(described.path)
     if described.kind == "torch":
         from models import torch_network
 
         network = torch_network.build(path, stored, described.folder)
         function, look, dtype = torch_network.probed(network)
-        return _Probed(
-            function, look, dtype, stored["in_channels"], None, lambda *size: torch_network.costs(network, *size)
-        )
+        return Probed(function, look, dtype, stored["in_channels"], None, partial(torch_network.costs, network))
     from models import onnx_network
 
     data = _onnx_bytes(described)
@@ -242,7 +253,7 @@ def _opened_for_probe(described: Described) -> _Probed:
     channels = onnx_network.channels(path, model) or stored.get("in_channels", 1)
     suspect = onnx_network.whole_tile_node(model)
     function = onnx_network.as_function(path, data)
-    return _Probed(function, None, "float32", channels, suspect, lambda *size: onnx_network.costs(path, model, *size))
+    return Probed(function, None, "float32", channels, suspect, partial(onnx_network.costs, path, model))
 
 
 def _onnx_bytes(described: Described) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import weakref
 from collections.abc import Iterator
@@ -111,6 +112,7 @@ def probed(network: nn.Module) -> tuple[Function, Look, str]:
     """What `probe.measure` takes: the network as a function of arrays, what can name its layers, its arithmetic."""
     name = "float64" if sum(p.numel() for p in network.parameters()) <= SMALL else "float32"
     dtype = getattr(torch, name)
+    network = copy.deepcopy(network)
 
     def look(strip: NDArray[Any]) -> str | None:
         return find_culprit(network, torch.from_numpy(strip).to(dtype))
