@@ -173,6 +173,8 @@ class SegmentParameters(ClusterParameters, ImageParameters):
     """Number and measure the objects of the class map too."""
     probabilities: Literal["uint8", "float16"] | None = None
     """Store the probabilities too."""
+    blend: bool = False
+    """Take a network that cannot be exact: windows of it on one grid for the whole image, blended."""
     tile: Annotated[int | None, Field(ge=1)] = None
     """Side of a tile's core in pixels, rounded down to the network's stride."""
     block: Annotated[int | None, Field(ge=1)] = None

@@ -10,6 +10,7 @@ import typer
 
 from flows.options import (
     Axes,
+    Blend,
     Block,
     BoxText,
     Channels,
@@ -109,6 +110,7 @@ def plan(
     box: BoxText = None,
     mask: Mask = None,
     probabilities: Probabilities = None,
+    blend: Blend = False,
     tile: Tile = None,
     block: Block = None,
     memory: Memory = None,
@@ -145,6 +147,7 @@ def segment(
     preview_only: PreviewOnly = False,
     objects: Objects = False,
     probabilities: Probabilities = None,
+    blend: Blend = False,
     tile: Tile = None,
     block: Block = None,
     memory: Memory = None,

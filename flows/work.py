@@ -109,6 +109,7 @@ def plan_image(
         box=parse_box(p.box),
         mask=p.mask,
         probabilities=p.probabilities,
+        blend=p.blend,
         tile=p.tile,
         block=p.block,
         memory=parse_bytes(p.memory),

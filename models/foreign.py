@@ -17,6 +17,7 @@ from models.geometry import Costs, Geometry, store_geometry, stored_geometry
 from models.meaning import Meaning
 from models.receptive import Reach
 from tilekit.errors import InputError
+from tilekit.predictor import decide
 from tilekit.tiling import Halo
 
 if TYPE_CHECKING:
@@ -77,6 +78,11 @@ class ForeignPredictor:
         return self.meaning.channel_names
 
     @property
+    def window(self) -> int | None:
+        """Side in pixels of what it was trained to see at once, for blending; None where unknown."""
+        return self.meaning.window
+
+    @property
     def exact(self) -> bool:
         return self.inexact_reason is None
 
@@ -135,6 +141,10 @@ class ForeignPredictor:
         logits = torch.from_numpy(np.ascontiguousarray(self.logits(x)))
         ids = compute.classes(logits, self.meaning).numpy()
         return ids, compute.probabilities(logits, self.meaning).numpy() if probabilities else None
+
+    def decide(self, probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Class ids (b, y, x) of probabilities (b, k, y, x), by head and thresholds."""
+        return decide(probabilities, self.meaning.head, self.meaning.thresholds)
 
     def _check(self, x: NDArray[Any]) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_channels:

@@ -33,6 +33,8 @@ class Meaning:
     """Micrometres (y, x) of the images it was trained on; None where unknown."""
     channel_names: tuple[str, ...] | None
     """Of the image's channels, in the network's order; None where unknown."""
+    window: int | None
+    """Side in pixels of the images it was trained on, for blending; None where unknown."""
 
     @property
     def n_classes(self) -> int:
@@ -60,9 +62,16 @@ class Meaning:
             outputs,
             _pixel_size(stored.get("pixel_size")),
             None if channels is None else _names("channel_names", channels, in_channels),
+            _window(stored.get("window")),
         )
 
 
-KEYS = {"head", "thresholds", "classes", "channel_names", "outputs", "normalization", "pixel_size"}
+def _window(side: object) -> int | None:
+    if side is not None and (type(side) is not int or side < 1):
+        raise ValueError(f"window is {side!r}, must be a whole number of pixels")
+    return side
+
+
+KEYS = {"head", "thresholds", "classes", "channel_names", "outputs", "normalization", "pixel_size", "window"}
 """Keys of a description that `Meaning.of` reads."""
 assert len(fields(Meaning)) == len(KEYS) + 2

@@ -21,6 +21,7 @@ from models.starters import locate
 from tilekit.copies import fetched
 from tilekit.errors import InputError
 from tilekit.place import as_path, is_url
+from tilekit.predictor import decide
 from tilekit.tiling import Halo
 
 if TYPE_CHECKING:
@@ -181,6 +182,10 @@ class Predictor:
         """Class ids and, asked for, probabilities, from one forward pass; see `probabilities`."""
         found = self._run(x, "classes", *(["probabilities"] if probabilities else []))
         return found["classes"], found.get("probabilities")
+
+    def decide(self, probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Class ids (b, y, x) of probabilities (b, k, y, x), by the checkpoint's head and thresholds."""
+        return decide(probabilities, self.header.head, self.header.thresholds)
 
     def _run(self, x: NDArray[Any], *outputs: str) -> dict[str, NDArray[Any]]:
         from models.compute import run

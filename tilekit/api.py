@@ -77,6 +77,7 @@ def predict(
     box: Any = None,
     mask: str | None = None,
     probabilities: str | None = None,
+    blend: bool = False,
     memory: int | None = None,
     workers: int = 0,
     scheduler: str | None = None,
@@ -91,7 +92,8 @@ def predict(
     and the classes are mapped back onto the image. `pixel_size` (micrometres, one number or (y, x)) and `nodata`
     replace what the file says. `box` ((y0, y1), (x0, x1)): only the blocks that it touches are written, and what an
     earlier run made of `out` is kept. `mask`: an image of the image's size or coarser, nonzero where to predict; a
-    GeoJSON of polygons; or "auto", tissue or valid area.
+    GeoJSON of polygons; or "auto", tissue or valid area. `blend`: take a network that cannot be exact,
+    in windows that are blended (tilekit.blend).
 
     Returns blocks, written, redone, seconds, megapixels_per_second, output. Raises InputError for bad input, RunError
     for blocks that failed.
@@ -104,6 +106,7 @@ def predict(
         box=None if box is None else Box.of(box, (0, 0)),
         mask=mask,
         probabilities=probabilities,
+        blend=blend,
         tile=tile,
         block=block,
         memory=memory,

@@ -58,3 +58,22 @@ class Predictor(Protocol):
         self, x: NDArray[Any], probabilities: bool = False
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
         """Raw values (b, c, before + y + after, ...) to class ids (b, y, x); probabilities (b, k, y, x) if asked."""
+
+    def decide(self, probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Class ids (b, y, x) of probabilities (b, k, y, x), by its own rule."""
+
+
+def decide(probabilities: NDArray[np.float32], head: str, thresholds: Sequence[float]) -> NDArray[np.uint8]:
+    """Class ids (b, y, x) of probabilities (b, k, y, x); ties go to the lower id.
+
+    softmax: the class of the largest p / t, or without thresholds the likeliest. sigmoid: the likeliest of the classes
+    from 1 on whose p exceeds their threshold, 0 where there is none.
+    """
+    if head == "softmax":
+        scale = np.asarray(thresholds or [1.0], np.float32).reshape(-1, 1, 1)
+        likeliest: NDArray[np.uint8] = (probabilities / scale).argmax(1).astype(np.uint8)
+        return likeliest
+    others = probabilities[:, 1:]
+    over = np.where(others > np.asarray(thresholds, np.float32).reshape(-1, 1, 1), others, -1)
+    ids: NDArray[np.uint8] = np.where(over.max(1) < 0, 0, over.argmax(1) + 1).astype(np.uint8)
+    return ids

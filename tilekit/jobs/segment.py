@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tilekit.blend import Blended
 from tilekit.box import Box
 from tilekit.boxes import Boxes
 from tilekit.copies import remove_tree
@@ -76,6 +77,8 @@ class Options:
     """Side of what one task writes."""
     memory: int | None = None
     """Bytes for all workers together; None: four fifths of what is free."""
+    blend: bool = False
+    """Blend windows of a network that cannot be exact (tilekit.blend); an exact one needs none."""
     workers: int | None = 0
     """Worker processes; 0: serially in this one, None: as many as cores and memory allow."""
     is_remote: bool = False
@@ -111,6 +114,8 @@ class Job:
             facts |= {"box": show(self.options.box), "box_blocks": self._asked_blocks()}
         if self.options.mask is not None:
             facts["mask"] = self.options.mask
+        if isinstance(self.predictor, Blended):
+            facts["blend"] = self.predictor.window
         return facts
 
     def _asked_blocks(self) -> int:
@@ -132,11 +137,13 @@ def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options,
     recorded = None if overwrite else read_arguments(out, STAGE)
     if in_place and recorded is None and (out / CLASSES).exists() and not overwrite:
         raise InputError(f"{out}: has {CLASSES} that tilekit did not begin; move them, or use --overwrite")
-    if not predictor.exact:
+    if not predictor.exact and not options.blend:
         raise InputError(
             f"this network cannot be exact: {predictor.inexact_reason}; "
-            "use one whose layers see a bounded neighbourhood"
+            "use one whose layers see a bounded neighbourhood, or blend windows of this one with --blend"
         )
+    if not predictor.exact:
+        predictor = Blended.of(predictor)
     if predictor.n_classes > MAX_CLASSES:
         raise InputError(f"the network has {predictor.n_classes} classes; a class map holds at most {MAX_CLASSES}")
     channels, equal = choose_channels(source, predictor, options.channels)
@@ -278,6 +285,7 @@ def _arguments(job: Job, image: Input, area: Area | None) -> dict[str, Any]:
         "block": job.plan.block,
         "mask": None if area is None else dict(area.fingerprint),
         "probabilities": job.options.probabilities,
+        **({"blend": job.predictor.window} if isinstance(job.predictor, Blended) else {}),
     }
 
 

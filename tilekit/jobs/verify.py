@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tilekit.blend import Blended
 from tilekit.box import Box
 from tilekit.boxes import Boxes
 from tilekit.errors import InputError
@@ -34,7 +35,8 @@ def verify(out: str | Path, predictor: Predictor, *, boxes: int = 12, side: int 
     """Predict boxes of `side` pixels twice: largest difference of a probability, and class pixels unlike the store.
 
     `differing_pixels` counts those outside ties, and void where a class is expected or the other way round;
-    `classes_compared` those where a class, not void, is expected.
+    `classes_compared` those where a class, not void, is expected. Of a blended output (`blended` tells the side of its
+    windows) this shows that it depends on neither tiles nor blocks, not that it is the network's one pass.
     """
     out = as_path(out)
     recorded = read_arguments(out, STAGE)
@@ -45,6 +47,8 @@ def verify(out: str | Path, predictor: Predictor, *, boxes: int = 12, side: int 
             f"{out}: was made by the network {recorded['model'][:12]}, this one is {predictor.digest[:12]}; "
             "give that one"
         )
+    if "blend" in recorded:
+        predictor = Blended.of(predictor, recorded["blend"])
     if (status := group_attributes(out).get("tilekit", {}).get("status")) != "complete":
         raise InputError(f"{out}: is not complete (status {status}); run tilekit segment again to continue it")
     run = _recorded_run(out, recorded)
@@ -74,6 +78,7 @@ def verify(out: str | Path, predictor: Predictor, *, boxes: int = 12, side: int 
         "differing_pixels": differing,
         "ties": ties,
         "classes_compared": compared,
+        **({"blended": recorded["blend"]} if "blend" in recorded else {}),
     }
 
 
