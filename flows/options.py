@@ -55,6 +55,7 @@ Mask = Annotated[str | None, typer.Option(help="Where to predict: an image (nonz
 Preview = Annotated[int, typer.Option(metavar="N", help="First predict N boxes, as pictures in OUT-preview.")]
 PreviewOnly = Annotated[bool, typer.Option("--preview-only", help="Stop after the preview (of 5 boxes by default).")]
 Probabilities = Annotated[str | None, typer.Option(help="Store probabilities too: uint8 or float16.")]
+Average = Annotated[str | None, typer.Option(help="flips: the mean over the 8 rotations and flips.")]
 Blend = Annotated[bool, typer.Option("--blend", help="Take a network that cannot be exact: blend windows of it.")]
 Objects = Annotated[bool, typer.Option("--objects", help="Number and measure the objects too, as label does.")]
 Connectivity = Annotated[int, typer.Option(help="Neighbors of a pixel: 4, or 8 with corners.")]

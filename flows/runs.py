@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.options import (
+    Average,
     Axes,
     Blend,
     Block,
@@ -110,6 +111,7 @@ def plan(
     box: BoxText = None,
     mask: Mask = None,
     probabilities: Probabilities = None,
+    average: Average = None,
     blend: Blend = False,
     tile: Tile = None,
     block: Block = None,
@@ -147,6 +149,7 @@ def segment(
     preview_only: PreviewOnly = False,
     objects: Objects = False,
     probabilities: Probabilities = None,
+    average: Average = None,
     blend: Blend = False,
     tile: Tile = None,
     block: Block = None,

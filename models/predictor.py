@@ -18,6 +18,7 @@ from models.checkpoint import read_header
 from models.foreign import ForeignPredictor, load_foreign
 from models.header import Header
 from models.starters import locate
+from tilekit.average import Averaged
 from tilekit.copies import fetched
 from tilekit.errors import InputError
 from tilekit.place import as_path, is_url
@@ -35,9 +36,13 @@ _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
 
 def load(
     path: str | os.PathLike[str], device: str = "auto", precision: Precision = "float32"
-) -> Predictor | ForeignPredictor:
+) -> Predictor | ForeignPredictor | Averaged:
     """A predictor for a network; InputError (one line, names the file) where it is none.
 
+    path: of a checkpoint, or the name of a starter model (models.starters), read without importing torch. Or of a
+    network from elsewhere (models.foreign): a TOML that names a torch module and its weights, an ONNX file, a
+    BioImage.IO package; its halo and stride are measured when it is first loaded. Of
+    several, with commas between, the average.
     path: of a checkpoint, its URL (fetched once a process), or the name of a starter model (models.starters), read
     without importing torch. Or of a network from elsewhere on a disk (models.foreign): a TOML that names a torch module and its weights, an ONNX file, a
     BioImage.IO package; its halo and stride are measured when it is first loaded.
@@ -49,6 +54,12 @@ def load(
         raise InputError(f"precision {precision!r} is unknown; use {' or '.join(_ELEMENT_BYTES)}")
     if device.split(":")[0] not in ("auto", "cpu", "cuda"):
         raise InputError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N")
+    if "," in str(path) and not os.path.exists(path):
+        return Averaged.of([_load(part.strip(), device, precision) for part in str(path).split(",")])
+    return _load(path, device, precision)
+
+
+def _load(path: str | os.PathLike[str], device: str, precision: Precision) -> Predictor | ForeignPredictor:
     found = locate(path)
     foreign = None if is_url(found) else load_foreign(Path(os.path.abspath(found)), device, precision)
     return foreign or _load_own(path, device, precision)

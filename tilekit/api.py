@@ -78,6 +78,7 @@ def predict(
     mask: str | None = None,
     probabilities: str | None = None,
     blend: bool = False,
+    average: str | None = None,
     memory: int | None = None,
     workers: int = 0,
     scheduler: str | None = None,
@@ -93,7 +94,7 @@ def predict(
     replace what the file says. `box` ((y0, y1), (x0, x1)): only the blocks that it touches are written, and what an
     earlier run made of `out` is kept. `mask`: an image of the image's size or coarser, nonzero where to predict; a
     GeoJSON of polygons; or "auto", tissue or valid area. `blend`: take a network that cannot be exact,
-    in windows that are blended (tilekit.blend).
+    in windows that are blended (tilekit.blend). `average` "flips": the mean over the 8 rotations and flips.
 
     Returns blocks, written, redone, seconds, megapixels_per_second, output. Raises InputError for bad input, RunError
     for blocks that failed.
@@ -107,6 +108,7 @@ def predict(
         mask=mask,
         probabilities=probabilities,
         blend=blend,
+        average=average,
         tile=tile,
         block=block,
         memory=memory,

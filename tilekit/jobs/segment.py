@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tilekit.average import Averaged
 from tilekit.blend import Blended
 from tilekit.box import Box
 from tilekit.boxes import Boxes
@@ -77,6 +78,8 @@ class Options:
     """Side of what one task writes."""
     memory: int | None = None
     """Bytes for all workers together; None: four fifths of what is free."""
+    average: str | None = None
+    """flips: the mean over the 8 rotations and flips (tilekit.average)."""
     blend: bool = False
     """Blend windows of a network that cannot be exact (tilekit.blend); an exact one needs none."""
     workers: int | None = 0
@@ -132,6 +135,8 @@ def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options,
     out = as_path(out)
     in_place = isinstance(image, (str, Path)) and is_store(as_path(image)) and as_path(image).resolve() == out.resolve()
     source = _open(image, options)
+    if options.average:
+        predictor = Averaged.of([predictor], flips=True)
     if not in_place:
         check_output(out, overwrite=overwrite)
     recorded = None if overwrite else read_arguments(out, STAGE)
@@ -285,6 +290,7 @@ def _arguments(job: Job, image: Input, area: Area | None) -> dict[str, Any]:
         "block": job.plan.block,
         "mask": None if area is None else dict(area.fingerprint),
         "probabilities": job.options.probabilities,
+        **({"average": job.options.average} if job.options.average else {}),
         **({"blend": job.predictor.window} if isinstance(job.predictor, Blended) else {}),
     }
 

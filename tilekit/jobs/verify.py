@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tilekit.average import Averaged
 from tilekit.blend import Blended
 from tilekit.box import Box
 from tilekit.boxes import Boxes
@@ -47,6 +48,8 @@ def verify(out: str | Path, predictor: Predictor, *, boxes: int = 12, side: int 
             f"{out}: was made by the network {recorded['model'][:12]}, this one is {predictor.digest[:12]}; "
             "give that one"
         )
+    if "average" in recorded:
+        predictor = Averaged.of([predictor], flips=True)
     if "blend" in recorded:
         predictor = Blended.of(predictor, recorded["blend"])
     if (status := group_attributes(out).get("tilekit", {}).get("status")) != "complete":
