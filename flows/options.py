@@ -57,6 +57,7 @@ PreviewOnly = Annotated[bool, typer.Option("--preview-only", help="Stop after th
 Probabilities = Annotated[str | None, typer.Option(help="Store probabilities too: uint8 or float16.")]
 Average = Annotated[str | None, typer.Option(help="flips: the mean over the 8 rotations and flips.")]
 Blend = Annotated[bool, typer.Option("--blend", help="Take a network that cannot be exact: blend windows of it.")]
+Confidence = Annotated[str | None, typer.Option(help="Store highest probability and entropy: uint8 or float16.")]
 Objects = Annotated[bool, typer.Option("--objects", help="Number and measure the objects too, as label does.")]
 Connectivity = Annotated[int, typer.Option(help="Neighbors of a pixel: 4, or 8 with corners.")]
 MinSize = Annotated[int, typer.Option(help="Leave out objects of fewer pixels.")]

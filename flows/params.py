@@ -173,6 +173,8 @@ class SegmentParameters(ClusterParameters, ImageParameters):
     """Number and measure the objects of the class map too."""
     probabilities: Literal["uint8", "float16"] | None = None
     """Store the probabilities too."""
+    confidence: Literal["uint8", "float16"] | None = None
+    """Store the highest probability and the entropy too, and list the blocks of lowest confidence."""
     average: Literal["flips"] | None = None
     """flips: the mean of the probabilities over the 8 rotations and flips, 8 times the work."""
     blend: bool = False

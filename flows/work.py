@@ -109,6 +109,7 @@ def plan_image(
         box=parse_box(p.box),
         mask=p.mask,
         probabilities=p.probabilities,
+        confidence=p.confidence,
         average=p.average,
         blend=p.blend,
         tile=p.tile,

@@ -18,10 +18,8 @@ FREE = ("ensure_dtype",)
 
 def read_package(path: Path, text: bytes) -> dict[str, Any]:
     """The keys of a description (models.described), from the text of rdf.yaml; InputError names what is not taken."""
-    try:
-        import yaml
-    except ImportError:
-        raise InputError(f"{path}: BioImage.IO packages need PyYAML; pip install 'tilekit[bioimage]'") from None
+    import yaml
+
     try:
         rdf = yaml.safe_load(text)
         return _read(path, rdf)

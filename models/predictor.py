@@ -39,13 +39,10 @@ def load(
 ) -> Predictor | ForeignPredictor | Averaged:
     """A predictor for a network; InputError (one line, names the file) where it is none.
 
-    path: of a checkpoint, or the name of a starter model (models.starters), read without importing torch. Or of a
-    network from elsewhere (models.foreign): a TOML that names a torch module and its weights, an ONNX file, a
-    BioImage.IO package; its halo and stride are measured when it is first loaded. Of
-    several, with commas between, the average.
     path: of a checkpoint, its URL (fetched once a process), or the name of a starter model (models.starters), read
-    without importing torch. Or of a network from elsewhere on a disk (models.foreign): a TOML that names a torch module and its weights, an ONNX file, a
-    BioImage.IO package; its halo and stride are measured when it is first loaded.
+    without importing torch. Or of a network from elsewhere on a disk (models.foreign): a TOML that names a torch module
+    and its weights, an ONNX file, a BioImage.IO package; its halo and stride are measured when it is first loaded. Of
+    several, with commas between, the average.
 
     device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ... precision: "bfloat16" is 1.8 to 2 times as
     fast and changes about one class in a thousand, so it is no longer exact.

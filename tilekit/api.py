@@ -77,6 +77,7 @@ def predict(
     box: Any = None,
     mask: str | None = None,
     probabilities: str | None = None,
+    confidence: str | None = None,
     blend: bool = False,
     average: str | None = None,
     memory: int | None = None,
@@ -93,7 +94,8 @@ def predict(
     and the classes are mapped back onto the image. `pixel_size` (micrometres, one number or (y, x)) and `nodata`
     replace what the file says. `box` ((y0, y1), (x0, x1)): only the blocks that it touches are written, and what an
     earlier run made of `out` is kept. `mask`: an image of the image's size or coarser, nonzero where to predict; a
-    GeoJSON of polygons; or "auto", tissue or valid area. `blend`: take a network that cannot be exact,
+    GeoJSON of polygons; or "auto", tissue or valid area. `probabilities` and `confidence` (highest probability and
+    entropy) are stored too, as uint8 or float16. `blend`: take a network that cannot be exact,
     in windows that are blended (tilekit.blend). `average` "flips": the mean over the 8 rotations and flips.
 
     Returns blocks, written, redone, seconds, megapixels_per_second, output. Raises InputError for bad input, RunError
@@ -107,6 +109,7 @@ def predict(
         box=None if box is None else Box.of(box, (0, 0)),
         mask=mask,
         probabilities=probabilities,
+        confidence=confidence,
         blend=blend,
         average=average,
         tile=tile,

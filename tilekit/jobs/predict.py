@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from tilekit import ngff
 from tilekit.box import Box
 from tilekit.boxes import Boxes
+from tilekit.confidence import CHANNELS as CONFIDENCE_CHANNELS
+from tilekit.confidence import confidence
 from tilekit.engine import Progress, Receipt, Stage, execute, no_progress
 from tilekit.jobs.area import Area
 from tilekit.jobs.input import Input, Mask
@@ -30,6 +33,9 @@ Array = NDArray[Any]
 STAGE = "predict"
 CLASSES = "labels/classes"
 PROBABILITIES = "probabilities"
+CONFIDENCE = "confidence"
+N_LOWEST = 10
+"""Blocks of lowest confidence that a run lists."""
 _computing = threading.Lock()
 """One tile at a time per process: the other thread of a worker reads and writes meanwhile."""
 
@@ -42,7 +48,7 @@ class PredictConfig:
     predictor: Predictor
     plan: Plan
     pyramids: tuple[Pyramid, ...]
-    """The class map's, and the probabilities' where asked."""
+    """The class map's, and where asked those of the probabilities and the confidence."""
     boxes: tuple[Box, ...]
     """Where to predict (y, x); the rest is void. Empty: everywhere."""
     area: Area | None
@@ -60,7 +66,19 @@ def predict_block(index: int, config: PredictConfig) -> Receipt:
         shards += pyramid.write_block(pyramid.passes[0], block.plane, block.box, pixels)
     counts = count_bytes(results[0])
     classes = {str(v): int(counts[v]) for v in np.flatnonzero(counts)}
-    return Receipt(shards, {"classes": classes, "halved": halved}, redone)
+    summary: Summary = {"classes": classes, "halved": halved}
+    if config.pyramids[-1].name == CONFIDENCE and (mean := _mean_confidence(results, config.pyramids[-1])) is not None:
+        summary["lowest"] = [[mean, index]]
+    return Receipt(shards, summary, redone)
+
+
+def _mean_confidence(results: list[Array], pyramid: Pyramid) -> float | None:
+    """Mean of the highest probability over the pixels of a block that have a class; None where none has."""
+    known = results[0].reshape(results[0].shape[-2:]) != VOID
+    if not known.any():
+        return None
+    highest = results[-1].take(0, pyramid.channel_axis).reshape(known.shape)[known]
+    return round(float(highest.mean(dtype=np.float64)) / (255 if highest.dtype == np.uint8 else 1), 4)
 
 
 def wanted(config: PredictConfig, box: Box) -> Mask | None:
@@ -87,7 +105,7 @@ def compute_block(config: PredictConfig, block: Block) -> tuple[list[Array], int
         return results, 0
     valid = image.valid(block.plane, block.box)
     keep = valid if keep is None else keep if valid is None else keep & valid
-    target = Target(block.box, image.grid, results)
+    target = Target(block.box, image.grid, results, tuple(p.name for p in config.pyramids))
     tiles = tiles_of(image.grid.cover(block.box, predictor.stride), plan.core, predictor.halo, predictor.stride)
     if keep is not None:
         tiles = [t for t in tiles if keep[target.place(t.core)].any()]
@@ -116,7 +134,9 @@ class Target:
     box: Box
     grid: Grid
     results: list[Array]
-    """Class ids and, asked for, probabilities, (..., y, x)."""
+    """Class ids and what is asked for of probabilities and confidence, (..., y, x)."""
+    names: tuple[str, ...] = (CLASSES,)
+    """What each result is."""
 
     def place(self, core: Box) -> tuple[slice, slice]:
         """The part of the box whose pixels get the classes of these network pixels."""
@@ -155,9 +175,10 @@ def _compute_tile(tile: Tile, pixels: Array, reach: Box, predictor: Predictor, t
     kept: Any = tuple(slice(0, n) for n in tile.core.shape)
     target.results[0][place] = target.spread(classes[(0, *kept)], tile.core)
     if ask and probabilities is not None:
-        stored = target.results[1]
-        quantized = _quantize(probabilities[(0, slice(None), *kept)], stored.dtype)
-        stored[place] = target.spread(quantized, tile.core).reshape(stored[place].shape)
+        found = probabilities[(0, slice(None), *kept)]
+        for name, stored in zip(target.names[1:], target.results[1:], strict=True):
+            quantized = _quantize(confidence(found) if name == CONFIDENCE else found, stored.dtype)
+            stored[place] = target.spread(quantized, tile.core).reshape(stored[place].shape)
     return 0
 
 
@@ -174,7 +195,10 @@ def fold_counts(total: Summary, part: Summary) -> Summary:
     classes = dict(total.get("classes", {}))
     for value, n in part.get("classes", {}).items():
         classes[value] = classes.get(value, 0) + n
-    return {"classes": classes, "halved": total.get("halved", 0) + part.get("halved", 0)}
+    folded: Summary = {"classes": classes, "halved": total.get("halved", 0) + part.get("halved", 0)}
+    if lowest := [*total.get("lowest", []), *part.get("lowest", [])]:
+        folded["lowest"] = sorted(lowest)[:N_LOWEST]
+    return folded
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +211,8 @@ class Layout:
     sharded: bool
     probabilities: str | None
     """Their dtype where they are stored too."""
+    confidence: str | None = None
+    """That of highest probability and entropy, where they are."""
 
 
 def class_pyramids(image: Input, plan: Plan, predictor: Predictor, layout: Layout) -> tuple[Pyramid, ...]:
@@ -204,19 +230,25 @@ def class_pyramids(image: Input, plan: Plan, predictor: Predictor, layout: Layou
     classes = Pyramid(
         name=CLASSES, leading=planes, axes=axes, channel_axis=None, dtype="|u1", is_labels=True, fill=VOID, **common
     )
-    if layout.probabilities is None:
-        return (classes,)
     at = axes.index("z") if "z" in axes else axes.index("y")
-    probabilities = Pyramid(
-        name=PROBABILITIES,
-        leading=(*planes[:at], predictor.n_classes, *planes[at:]),
-        axes=f"{axes[:at]}c{axes[at:]}",
-        channel_axis=at,
-        dtype=np.dtype(layout.probabilities).str,
-        is_labels=False,
-        **common,
+    asked = [
+        (PROBABILITIES, layout.probabilities, predictor.n_classes),
+        (CONFIDENCE, layout.confidence, len(CONFIDENCE_CHANNELS)),
+    ]
+    others = (
+        Pyramid(
+            name=name,
+            leading=(*planes[:at], n, *planes[at:]),
+            axes=f"{axes[:at]}c{axes[at:]}",
+            channel_axis=at,
+            dtype=np.dtype(dtype).str,
+            is_labels=False,
+            **common,
+        )
+        for name, dtype, n in asked
+        if dtype is not None
     )
-    return classes, probabilities
+    return classes, *others
 
 
 def run_predict(
@@ -245,7 +277,7 @@ def run_predict(
     stage = Stage(STAGE, out, predict_block, config, len(grid), arguments, fold_counts, prepare, requests, grid)
     reports = [execute(stage, runner, progress)]
     for pyramid in config.pyramids:
-        name = STAGE if pyramid.is_labels else f"{STAGE}-probabilities"
+        name = STAGE if pyramid.is_labels else f"{STAGE}-{pyramid.name}"
         reports += complete_pyramid(pyramid, name, runner, progress, asked)
     return reports
 
@@ -255,9 +287,10 @@ def prediction_folder(out: Path) -> Path:
 
 
 def _meaning(config: PredictConfig, pyramid: Pyramid) -> dict[str, Any]:
-    """Names and colors of classes."""
-    names = config.predictor.class_names
+    """Names and colors of classes, or of the two figures of confidence."""
+    names: Sequence[str] = config.predictor.class_names
     if pyramid.is_labels:
         return {"image-label": ngff.image_label(names, VOID, pyramid.version)}
+    names = CONFIDENCE_CHANNELS if pyramid.name == CONFIDENCE else names
     top = 255.0 if pyramid.dtype == "|u1" else 1.0
     return {"omero": ngff.omero(names, [(0.0, top, 0.0, top)] * len(names))}

@@ -27,6 +27,7 @@ from tilekit.jobs.input import Input, show
 from tilekit.jobs.output import check_disk, check_output, clear_output, is_sharded, set_status, writing
 from tilekit.jobs.predict import (
     CLASSES,
+    CONFIDENCE,
     PROBABILITIES,
     STAGE,
     Layout,
@@ -72,6 +73,8 @@ class Options:
     """Where to predict: an image of the same size or coarser, nonzero there; GeoJSON; "auto": tissue or valid area."""
     probabilities: str | None = None
     """uint8 or float16: store them too."""
+    confidence: str | None = None
+    """uint8 or float16: store the highest probability and the entropy, and list the blocks of lowest confidence."""
     tile: int | None = None
     """Side of a tile's core, rounded down to the stride."""
     block: int | None = None
@@ -197,6 +200,8 @@ def _choose_grid(source: Source, predictor: Predictor, options: Options, in_plac
 def _plan(facts: ImageFacts, predictor: Predictor, options: Options, core: Pair | None) -> tuple[Plan, int]:
     """The plan and the number of workers that the memory allows."""
     stored = np.dtype(options.probabilities).itemsize if options.probabilities else 0
+    if options.confidence:  # two figures to at least two classes
+        stored += np.dtype(options.confidence).itemsize
     memory = options.memory or (None if options.is_remote else available_memory() * 4 // 5)
 
     def plan_for(workers: int) -> Plan:
@@ -228,7 +233,7 @@ def clear(job: Job) -> None:
     if not job.in_place:
         clear_output(job.out)
         return
-    for name in (CLASSES, PROBABILITIES):
+    for name in (CLASSES, PROBABILITIES, CONFIDENCE):
         remove_tree(job.out / name)
     for folder in (job.out / FOLDER).glob(f"{STAGE}*"):
         remove_tree(folder)
@@ -264,7 +269,7 @@ def predict_stage(job: Job, runner: Runner, progress: Progress = no_progress) ->
 
 def _layout(job: Job) -> Layout:
     sharded = is_sharded(job.out, job.version, job.image)
-    return Layout(job.out, job.version, sharded, job.options.probabilities)
+    return Layout(job.out, job.version, sharded, job.options.probabilities, job.options.confidence)
 
 
 def _fill(job: Job, source: Source, runner: Runner, progress: Progress) -> tuple[float, ...]:
@@ -290,6 +295,7 @@ def _arguments(job: Job, image: Input, area: Area | None) -> dict[str, Any]:
         "block": job.plan.block,
         "mask": None if area is None else dict(area.fingerprint),
         "probabilities": job.options.probabilities,
+        **({"confidence": job.options.confidence} if job.options.confidence else {}),
         **({"average": job.options.average} if job.options.average else {}),
         **({"blend": job.predictor.window} if isinstance(job.predictor, Blended) else {}),
     }
@@ -308,6 +314,10 @@ def finish_stage(job: Job, reports: Sequence[Report], started: float) -> dict[st
     predicted = next(r for r in reports if r.stage == STAGE)
     shape = job.plan.image.shape
     megapixels = job.plan.grid.n_planes * shape[0] * shape[1] / 1e6
+    lowest = [
+        {"block": index, "box": show(job.plan.grid.block(index).box), "mean": mean}
+        for mean, index in predicted.summary.get("lowest", [])
+    ]
     done = 1 - predicted.done_before / max(predicted.blocks, 1)
     return {
         "blocks": predicted.blocks,
@@ -318,6 +328,7 @@ def finish_stage(job: Job, reports: Sequence[Report], started: float) -> dict[st
         "output": str(job.out),
         "classes": predicted.summary.get("classes", {}),
         "tiles_halved": predicted.summary.get("halved", 0),
+        **({"lowest_confidence": lowest} if lowest else {}),
     }
 
 
