@@ -45,7 +45,7 @@ def as_file(path: Path) -> Any:
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """A local file to write, which becomes `path` at the end, whole or not at all; none where it was not made."""
+    """A local file to write, which becomes `path` (whose folder is there) at the end, whole or not at all."""
     if isinstance(path, RemotePath):
         with tempfile.TemporaryDirectory(prefix="tilekit-") as folder:
             local = Path(folder, path.name)
@@ -53,7 +53,6 @@ def staged(path: Path) -> Iterator[Path]:
             if local.exists():
                 path.put(local)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     try:
         yield partial

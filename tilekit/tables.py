@@ -20,6 +20,7 @@ class TableWriter:
         self._writer: Any = None
 
     def __enter__(self) -> TableWriter:
+        (self._root / self._key).parent.mkdir(parents=True, exist_ok=True)
         self._partial = self._staging.__enter__()
         return self
 

@@ -114,6 +114,7 @@ def outline_row(row: int, config: OutlineConfig) -> Receipt:
             for columns, outlines in _outlines(row, config):
                 table.write(_with_geometry(columns, outlines, config))
     else:
+        (config.out / key).parent.mkdir(parents=True, exist_ok=True)
         with staged(config.out / key) as partial, partial.open("w") as file:
             for columns, outlines in _outlines(row, config):
                 file.writelines(f"{json.dumps(feature)}\n" for feature in _features(columns, outlines, config))
