@@ -16,6 +16,7 @@ from models.augment import Augmentation, draw
 from models.checkpoint import read_header
 from models.configuration import Architecture
 from models.network import Network
+from models.pretrained import load_encoder
 from models.recipe import PRESETS, Recipe
 from models.starting import new_network, trained_network
 from tilekit.errors import InputError
@@ -24,7 +25,7 @@ from tilekit.errors import InputError
 def recipe_of(config: Config) -> Recipe:
     """The preset with what the configuration changes; InputError where they do not fit."""
     t = config.training
-    changes = t.model_dump(exclude={"preset", "init", "device", "devices"}) | config.patches.model_dump()
+    changes = t.model_dump(exclude={"preset", "init", "encoder", "device", "devices"}) | config.patches.model_dump()
     if t.warm_up is None:
         changes["warm_up"] = min(PRESETS[t.preset].warm_up, t.steps // 10)
     try:
@@ -74,6 +75,11 @@ def halo_of(config: Config, init: Path | None) -> int:
 def make_network(config: Config, init: Path | None, in_channels: int, n_classes: int) -> Network:
     """The network to be trained."""
     seed = config.training.seed
+    if init and config.training.encoder:
+        raise InputError(f"[training] encoder = {config.training.encoder!r}, and init has an encoder; name one of them")
     if init:
         return trained_network(init, seed, in_channels=in_channels, n_classes=n_classes)
-    return new_network(seed, architecture_of(config.network, in_channels=in_channels, n_classes=n_classes))
+    network = new_network(seed, architecture_of(config.network, in_channels=in_channels, n_classes=n_classes))
+    if config.training.encoder:
+        load_encoder(network, config.path(config.training.encoder))
+    return network

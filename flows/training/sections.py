@@ -260,6 +260,8 @@ class Training(Section):
     """Of all that is drawn."""
     init: str | None = Field(default=None, examples=["nuclei.safetensors"])
     """A trained model to start from."""
+    encoder: str | None = Field(default=None, examples=["vgg16_bn.safetensors"])
+    """Weights of the network's encoder, named as torchvision and timm name them (fcn, segnet, deeplab)."""
     freeze: Literal["none", "encoder"] = "none"
     """What of it is not trained."""
     learning_rate: Annotated[float, Field(gt=0, le=100)] | None = Field(default=None, examples=[0.001])
