@@ -18,7 +18,7 @@ PATCH = (64, 64)
 
 
 def classifier() -> nn.Sequential:
-    """Three poolings, 16 to 64 channels, two fully connected layers: 4.6 MB of weights and 2 classes."""
+    """Three poolings, 16 to 64 channels, two fully connected layers, 2 classes."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 36, 128), nn.ReLU(),
