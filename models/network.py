@@ -95,7 +95,8 @@ class Network(nn.Module):
 
     def _apply_layer(self, layer: Layer, x: Tensor) -> Tensor:
         if layer.kind == "image_pool":
-            return self.get_submodule(layer.name)(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])  # type: ignore[no-any-return]
+            mean = self.get_submodule(layer.name)(x.mean((2, 3), keepdim=True))  # (b, n_out, 1, 1)
+            return mean.expand(-1, -1, *x.shape[2:]).contiguous(memory_format=_format(x))  # type: ignore[no-any-return]
         if layer.kind == "conv" and layer.kernel == 1 < layer.step:
             # Sliced first: torch 2.13 on CPUs crashes in the gradient of such a convolution of a channels_last tensor.
             x = x[:, :, :: layer.step, :: layer.step].contiguous(memory_format=_format(x))

@@ -267,7 +267,9 @@ def peak_elements(layers: Sequence[Layer], size: tuple[int, int], *, folded: boo
 
 
 def _working(layer: Layer, out: int) -> int:
-    if layer.kind in ("instance_norm", "pool", "pool_positions", "unpool"):
+    if layer.kind == "unpool":
+        return out // 2
+    if layer.kind in ("instance_norm", "pool", "pool_positions"):
         return 4 * out  # a norm makes it contiguous by channel and back; a pooling notes 8-byte positions
     sliced = out if layer.kernel == 1 < layer.step else 0  # the input's pixels under the taps, on their own
     return sliced + layer.n_in * layer.n_out * layer.kernel**2 if layer.kind in ("conv", "up_conv") else 0

@@ -20,7 +20,9 @@ from models.architecture import ARCHITECTURES
 from models.configuration import Architecture
 from models.families import build
 from models.network import Network
+from models.optimization import freeze, train_mode
 from models.receptive import Layer, reach, smallest_input, spans, stride, whole_tile_layers
+from models.starting import trained_network
 from tests.oracles import LOGIT_TOLERANCE, Recorder, structured_image, ties
 from tests.test_exact import Liar, assert_same_classes, classes_of
 
@@ -300,3 +302,28 @@ def test_shapes_are_torchs_and_gradients_reach_every_parameter(kind: str) -> Non
 def test_impossible_settings_are_refused(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ARCHITECTURES[name].of(settings)
+
+
+def test_a_network_with_image_pooling_says_why_it_is_not_exact(tmp_path: Path) -> None:
+    save(build(small("deeplab resnet18", image_pool=True)), tmp_path / "m.safetensors")
+    predictor = load(tmp_path / "m.safetensors", device="cpu")
+    assert predictor.inexact_reason == "image pool looks at the whole tile"
+    whole = np.zeros((1, 1, *(n + 64 for n in predictor.halo.before)), np.uint8)
+    whole = np.pad(whole, [(0, 0), (0, 0), *((0, n) for n in predictor.halo.after)])
+    assert predictor.classes(whole).shape == (1, 64, 64)
+
+
+def test_freezing_the_encoder_leaves_the_rest_to_train() -> None:
+    net = build(small("segnet"))
+    freeze(net, "encoder")
+    train_mode(net, "encoder")
+    assert all(p.requires_grad != name.startswith("encoder.") for name, p in net.named_parameters())
+    norms = {n: m.training for n, m in net.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert all(is_training != name.startswith("encoder.") for name, is_training in norms.items())
+
+
+@pytest.mark.parametrize("kind", ["fcn8s", "deeplab resnet18"])
+def test_a_head_is_replaced_for_other_classes(kind: str, tmp_path: Path) -> None:
+    save(build(small(kind)), tmp_path / "m.safetensors")
+    net = trained_network(tmp_path / "m.safetensors", 0, in_channels=1, n_classes=5)
+    assert net.config == small(kind, n_classes=5).as_dict()

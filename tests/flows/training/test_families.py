@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from flows.training.config import read_config
-from flows.training.network import network_config
+from flows.training.network import make_network, network_config
 from flows.training.run import train_file
-from models import load
+from models import SegNet, load
 from tests.flows.test_train import write
 from tilekit.errors import InputError
 
@@ -46,3 +48,18 @@ def test_settings_of_another_family_are_refused(lines: str, complaint: str, tmp_
     (tmp_path / "c.toml").write_text(f"[network]\n{lines}\n")
     with pytest.raises(InputError, match=complaint):
         read_config(tmp_path / "c.toml")
+
+
+def test_an_encoder_from_elsewhere_is_where_training_starts(tmp_path: Path) -> None:
+    stored = {n.removeprefix("encoder."): t for n, t in SegNet(base=2).state_dict().items() if n.startswith("encoder.")}
+    save_file(stored, tmp_path / "vgg16_bn.safetensors")
+    toml = tmp_path / "c.toml"
+    toml.write_text('[network]\nfamily = "segnet"\nbase = 2\n[training]\nencoder = "vgg16_bn.safetensors"\n')
+    network = make_network(read_config(toml), None, 3, 2)
+    assert torch.equal(network.state_dict()["encoder.features.40.weight"], stored["features.40.weight"])
+    with pytest.raises(InputError, match=r"encoder = 'vgg16_bn.safetensors', and init has an encoder"):
+        make_network(read_config(toml), tmp_path / "m.safetensors", 3, 2)
+    del stored["features.40.weight"]
+    save_file(stored, tmp_path / "vgg16_bn.safetensors")
+    with pytest.raises(InputError, match=r"vgg16_bn.safetensors: lacks features.40.weight"):
+        make_network(read_config(toml), None, 3, 2)
