@@ -1,6 +1,6 @@
 """Networks and what surrounds them: receptive-field arithmetic, checkpoints, the predictor.
 
-`UNet` and `save` need torch; `load` and the `Predictor` that it returns do not until something is computed.
+The networks and `save` need torch; `load` and the `Predictor` that it returns do not until something is computed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from models.checkpoint import save
+    from models.families import FCN, DeepLab, SegNet
     from models.predictor import Predictor, load
     from models.unet import UNet
 
-__all__ = ["Predictor", "UNet", "load", "save"]
+__all__ = ["FCN", "DeepLab", "Predictor", "SegNet", "UNet", "load", "save"]
 
 _HOMES = {
+    "DeepLab": "models.families",
+    "FCN": "models.families",
     "Predictor": "models.predictor",
+    "SegNet": "models.families",
     "UNet": "models.unet",
     "load": "models.predictor",
     "save": "models.checkpoint",

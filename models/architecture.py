@@ -1,22 +1,26 @@
-"""Architectures by name and configuration: their layers and parameter shapes, without torch."""
+"""The U-Net by its configuration: its layers and parameter shapes, without torch; and all architectures by name."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import ClassVar
 
+from models.configuration import MAX_CHANNELS, Architecture, check_choice, check_count
+from models.deeplab import DeepLabConfig
+from models.fcn import FCNConfig
 from models.receptive import Kind, Layer
+from models.segnet import SegNetConfig
 
-MAX_CLASSES = 254
-MAX_CHANNELS = 65536
 UPSAMPLINGS = ("learned", "bilinear", "nearest")
 
 
 @dataclass(frozen=True, slots=True)
-class UNetConfig:
+class UNetConfig(Architecture):
     """All that decides a U-Net's shape; the defaults are those of Ronneberger et al. 2015."""
 
+    name: ClassVar[str] = "UNet"
+    title: ClassVar[str] = "U-Net"
     in_channels: int = 1
     """Channels of the image."""
     n_classes: int = 2
@@ -37,49 +41,19 @@ class UNetConfig:
     """Probability of dropping an element on the two deepest levels while training."""
 
     def __post_init__(self) -> None:
-        _check_count("in_channels", self.in_channels, 1, 1024)
-        _check_count("n_classes", self.n_classes, 1, MAX_CLASSES)
-        _check_count("depth", self.depth, 1, 8)
-        _check_count("base", self.base, 1, MAX_CHANNELS >> self.depth)
-        _check_choice("padding", self.padding, ("valid", "same"))
-        _check_choice("upsampling", self.upsampling, UPSAMPLINGS)
-        for name in ("batch_norm", "instance_norm"):
-            _check_choice(name, getattr(self, name), (False, True))
+        check_count("depth", self.depth, 1, 8)
+        check_count("base", self.base, 1, MAX_CHANNELS >> self.depth)
+        check_choice("padding", self.padding, ("valid", "same"))
+        check_choice("upsampling", self.upsampling, UPSAMPLINGS)
+        check_choice("instance_norm", self.instance_norm, (False, True))
+        self.check_common()
         if self.batch_norm and self.instance_norm:
             raise ValueError("batch_norm and instance_norm are both True; choose one")
-        if type(self.dropout) not in (int, float) or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout!r}, must be at least 0 and below 1")
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> UNetConfig:
-        """From a plain dict, as stored; ValueError naming what is unknown."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"UNet has no setting {unknown[0]!r}")
-        return cls(**values)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         """In order of computation; ends with the 1x1 head."""
         return _unet_layers(self)
-
-    @property
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name of each stored float32 tensor to its shape, as torch's state_dict has them."""
-        return {name: shape for layer in self.layers for name, shape in _shapes(layer)}
-
-
-def _check_count(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}, must be a whole number from {low} to {high}")
-
-
-def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
-        raise ValueError(f"{name} is {value!r}, must be one of {', '.join(map(str, choices))}")
 
 
 @lru_cache(maxsize=64)
@@ -93,7 +67,7 @@ def _unet_layers(config: UNetConfig) -> tuple[Layer, ...]:
         if config.dropout and level >= config.depth - 1:
             layers.append(Layer("dropout", n_in=n, n_out=n))
         if level < config.depth:
-            layers += [Layer("skip", n_in=n, n_out=n), Layer("pool", n_in=n, n_out=n, kernel=2)]
+            layers += [Layer("skip", n_in=n, n_out=n), Layer("pool", n_in=n, n_out=n, kernel=2, step=2)]
         n_in = n
     for level in reversed(range(config.depth)):
         n = width[level]
@@ -116,21 +90,12 @@ def _two_convs(config: UNetConfig, name: str, n_in: int, n: int) -> list[Layer]:
 
 def _up(config: UNetConfig, name: str, n_in: int, n: int) -> list[Layer]:
     if config.upsampling == "learned":
-        return [Layer("up_conv", name, n_in, n, 2)]
+        return [Layer("up_conv", name, n_in, n, kernel=2, step=2)]
     # A 1x1 convolution and interpolation commute (both linear, weights that sum to one): before it costs a quarter.
     kind: Kind = "bilinear" if config.upsampling == "bilinear" else "nearest"
-    return [Layer("conv", name, n_in, n), Layer(kind, n_in=n, n_out=n, kernel=2)]
+    return [Layer("conv", name, n_in, n), Layer(kind, n_in=n, n_out=n, step=2)]
 
 
-def _shapes(layer: Layer) -> list[tuple[str, tuple[int, ...]]]:
-    if layer.kind in ("conv", "up_conv"):
-        pair = (layer.n_out, layer.n_in) if layer.kind == "conv" else (layer.n_in, layer.n_out)
-        return [(f"{layer.name}.weight", (*pair, layer.kernel, layer.kernel)), (f"{layer.name}.bias", (layer.n_out,))]
-    if layer.kind == "batch_norm":
-        return [(f"{layer.name}.{part}", (layer.n_out,)) for part in ("weight", "bias", "running_mean", "running_var")]
-    if layer.kind == "instance_norm":
-        return [(f"{layer.name}.{part}", (layer.n_out,)) for part in ("weight", "bias")]
-    return []
-
-
-ARCHITECTURES = {"UNet": UNetConfig}
+ARCHITECTURES: dict[str, type[Architecture]] = {
+    kind.name: kind for kind in (UNetConfig, FCNConfig, SegNetConfig, DeepLabConfig)
+}

@@ -23,7 +23,7 @@ from tilekit.place import as_path, is_url
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.unet import UNet
+    from models.network import Network
 
 MAX_HEADER_BYTES = 16 << 20
 _PICKLES = (b"PK\x03\x04", b"\x80", b"(", b"c")  # torch's zip, then pickle's own protocols: new ones, and 0 and 1
@@ -31,7 +31,7 @@ _WAY_OUT = "give a model written by models.save"
 
 
 def save(
-    net: UNet,
+    net: Network,
     path: str | os.PathLike[str],
     class_names: Sequence[str] | None = None,
     normalization: dict[str, Any] | None = None,
@@ -55,7 +55,7 @@ def save(
     n = config["n_classes"] + (head == "sigmoid")
     stored = {
         "format_version": FORMAT_VERSION,
-        "architecture": type(net).__name__,
+        "architecture": net.architecture.name,
         "config": config,
         "class_names": list(class_names or ["background", *(f"class {i}" for i in range(1, n))]),
         "normalization": {"kind": "range"} if normalization is None else normalization,
@@ -83,7 +83,7 @@ def _checked(path: str | os.PathLike[str], stored: dict[str, Any]) -> Header:
         raise InputError(f"{path!s}: {error}") from None
 
 
-def _write(net: UNet, path: Path, header: Header) -> None:
+def _write(net: Network, path: Path, header: Header) -> None:
     import torch
 
     shapes = header.config.parameter_shapes
@@ -140,7 +140,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {_WAY_OUT}") from None
     metadata = entries.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not isinstance(metadata.get("tilekit"), str):
-        raise InputError(f"{path}: holds weights but no tilekit description; load them into a UNet and {_WAY_OUT}")
+        raise InputError(f"{path}: holds weights but no tilekit description; load them into a network and {_WAY_OUT}")
     stored = _parse(path, metadata["tilekit"])
     header = _checked(path, stored)
     found = {name: tuple(entry["shape"]) for name, entry in entries.items()}

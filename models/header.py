@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from models.architecture import ARCHITECTURES, UNetConfig
+from models.architecture import ARCHITECTURES
+from models.configuration import Architecture
 from models.normalization import Normalization
 
 FORMAT_VERSION = 1
@@ -20,7 +21,7 @@ class Header:
 
     architecture: str
     """Name in `ARCHITECTURES`."""
-    config: UNetConfig
+    config: Architecture
     """Arguments of the architecture."""
     class_names: tuple[str, ...]
     """One per class id from 0; with a sigmoid head one more than channels, the background first."""

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from models.recipe import Recipe
 
+ENCODERS = ("down", "encoder.")
+"""How the names of an encoder's layers begin: a U-Net's, and those of the families with one from elsewhere."""
+
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimizer of a recipe over the parameters that are not frozen; biases and norms do not decay."""
@@ -26,14 +29,14 @@ def freeze(network: nn.Module, what: str) -> None:
     The statistics of a batch norm in training mode move without a gradient: see `train_mode`.
     """
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(what != "encoder" or not name.startswith("down"))
+        parameter.requires_grad_(what != "encoder" or not name.startswith(ENCODERS))
 
 
 def train_mode(network: nn.Module, what: str) -> None:
     """Training mode, but for the batch norms of frozen layers."""
     network.train()
     for name, module in network.named_modules():
-        if what == "encoder" and name.startswith("down") and isinstance(module, nn.BatchNorm2d):
+        if what == "encoder" and name.startswith(ENCODERS) and isinstance(module, nn.BatchNorm2d):
             module.eval()
 
 

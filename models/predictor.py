@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import receptive
-from models.architecture import UNetConfig
 from models.checkpoint import read_header
+from models.configuration import Architecture
 from models.foreign import ForeignPredictor, load_foreign
 from models.header import Header
 from models.starters import locate
@@ -27,7 +27,7 @@ from tilekit.tiling import Halo
 
 if TYPE_CHECKING:
     from models.compute import Opened
-    from models.unet import UNet
+    from models.network import Network
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -97,7 +97,7 @@ class Predictor:
         return _reopen, (self.path, self.digest, self.device, self.precision)
 
     @property
-    def network(self) -> UNet:
+    def network(self) -> Network:
         """The opened torch module (eval mode, batch norm folded): float (b, c, y, x), normalised -> logits."""
         return self._opened().network
 
@@ -241,7 +241,7 @@ def _reopen(path: str, digest: str, device: str, precision: Precision) -> Predic
 
 
 @lru_cache(maxsize=64)
-def _reach(config: UNetConfig) -> receptive.Reach:
+def _reach(config: Architecture) -> receptive.Reach:
     return receptive.reach(config.layers)
 
 

@@ -7,35 +7,55 @@ One axis is solved by following a tile through the layers; the product of two ax
                start ^                         stop ^              clamped up-sampling); v: as the whole image has it
     offset: the tile's input pixel under which this tensor's pixel 0 lies; step: input pixels per pixel
 
-Unpadded convolutions move `offset`, padding and bilinear up-sampling move `start` and `stop`: one mechanism.
+Unpadded convolutions move `offset`, padding and bilinear up-sampling move `start` and `stop`: one mechanism. Branches
+are a stack of tensors kept: `skip` puts the tensor on it, `swap` takes up what was kept last and keeps the tensor in
+its place, `concat` and `add` join the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import lcm
 from typing import Literal
 
 Kind = Literal[
-    "conv", "relu", "batch_norm", "instance_norm", "dropout", "pool", "up_conv", "bilinear", "nearest", "skip", "concat"
-]
+    "conv", "relu", "batch_norm", "instance_norm", "dropout", "image_pool",
+    "pool", "pool_positions", "unpool", "up_conv", "bilinear", "nearest",
+    "skip", "swap", "concat", "add",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One step of a network, fed by the one before; `skip` also keeps its input, `concat` takes the last one kept."""
+    """One step of a network, fed by the one before, and by what was kept last: see the top of this module.
+
+    `pool_positions` is max pooling of 2 x 2 that also keeps where in each cell the largest was; `unpool` puts values
+    back there. `image_pool` is the mean over all pixels through a 1x1 convolution, the same at each pixel.
+    """
 
     kind: Kind
     name: str = ""
     """Prefix of its parameters' names; empty where it has none."""
     n_in: int = 0
-    """Channels of the input (of both inputs together for concat)."""
+    """Channels of the input (of all inputs together for concat)."""
     n_out: int = 0
     """Channels of the output."""
     kernel: int = 1
-    """Side of a convolution's kernel, odd; 2 for pool, up_conv and the two up-samplings, which step by 2."""
+    """Side of the window of a convolution (odd) or pooling, or of what an up-convolution spreads a pixel over."""
     padding: int = 0
-    """Zeros put on each side before a convolution."""
+    """Zeros put on each side before a convolution; pixels that lose against all others before a pooling."""
+    step: int = 1
+    """Input pixels to an output pixel of a convolution or pooling; output pixels to an input pixel of up-sampling."""
+    dilation: int = 1
+    """Distance of the taps of a convolution."""
+    bias: bool = True
+    """Of a convolution or up-convolution."""
+
+
+DOWN = ("conv", "pool", "pool_positions")
+UP = ("up_conv", "bilinear", "nearest", "unpool")
+_WHOLE = ("image_pool", "instance_norm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,32 +95,51 @@ def spans(layers: Sequence[Layer], size: int) -> Iterator[Span]:
     for layer in layers:
         if layer.kind == "skip":
             kept.append(span)
-        elif layer.kind == "concat":
-            span = _concat(kept.pop(), span)
-        else:
-            span = _step(layer, span)
+        elif layer.kind == "swap":
+            span, kept[-1] = kept[-1], span
+        elif layer.kind in ("concat", "add", "unpool"):
+            span = _joined(kept.pop(), span)
+        if layer.kind in DOWN:
+            span = _down(layer, span)
+        elif layer.kind in UP:
+            span = _up(layer, span)
+        if layer.kind == "pool_positions":
+            kept.append(span)
         if span.size < 1:
             raise ValueError(f"{size} input pixels are too few: nothing is left at {layer.name or layer.kind}")
         yield span
 
 
-def _step(layer: Layer, x: Span) -> Span:
-    if layer.kind == "conv":
-        lost = layer.kernel - 1 - 2 * layer.padding
-        moved = (layer.kernel // 2 - layer.padding) * x.step
-        start, stop = x.start + layer.padding, x.stop + layer.padding - layer.kernel + 1
-        return Span(x.size - lost, x.offset + moved, x.step, start, stop)
-    if layer.kind == "pool":
-        if x.size % 2:
-            raise ValueError(f"{x.size} pixels cannot be pooled by two")
-        return Span(x.size // 2, x.offset, x.step * 2, -(-x.start // 2), x.stop // 2)
-    if layer.kind in ("up_conv", "nearest", "bilinear"):
-        rim = 1 if layer.kind == "bilinear" else 0  # its first and last pixel clamp at the tile's edge
-        return Span(x.size * 2, x.offset, x.step // 2, x.start * 2 + rim, x.stop * 2 - rim)
-    return x
+def _down(layer: Layer, x: Span) -> Span:
+    """Pixel i sees `reach + 1` pixels from i * step - padding on; all of them must be clean."""
+    if x.size % layer.step:
+        raise ValueError(f"{x.size} pixels cannot be pooled by {layer.step}")
+    reach = (layer.kernel - 1) * layer.dilation
+    start = -(-(x.start + layer.padding) // layer.step)
+    stop = (x.stop - 1 + layer.padding - reach) // layer.step + 1
+    size = (x.size - 1 + 2 * layer.padding - reach) // layer.step + 1
+    return Span(size, x.offset + (reach // 2 - layer.padding) * x.step, x.step * layer.step, start, stop)
 
 
-def _concat(skip: Span, x: Span) -> Span:
+def _up(layer: Layer, x: Span) -> Span:
+    """Each pixel is spread over `kernel` pixels around its own `step`; at the tile's edge it may miss its neighbor.
+
+    Bilinear up-sampling is the up-convolution of twice its step, but for the edge, which it clamps.
+    """
+    if x.step % layer.step:
+        raise ValueError(f"up-sampling by {layer.step} would give pixels smaller than the input's")
+    rim = (spread(layer) - layer.step) // 2
+    return Span(
+        x.size * layer.step, x.offset, x.step // layer.step, x.start * layer.step + rim, x.stop * layer.step - rim
+    )
+
+
+def spread(layer: Layer) -> int:
+    """Side in pixels of what an up-sampling spreads one pixel over."""
+    return {"up_conv": layer.kernel, "bilinear": 2 * layer.step}.get(layer.kind, layer.step)
+
+
+def _joined(skip: Span, x: Span) -> Span:
     """The kept tensor cropped to the other; the crop is the difference of their offsets, so their pixels coincide."""
     cut = (x.offset - skip.offset) // x.step
     skip = replace(skip, size=x.size, offset=skip.offset + cut * x.step, start=skip.start - cut, stop=skip.stop - cut)
@@ -110,13 +149,26 @@ def _concat(skip: Span, x: Span) -> Span:
 
 
 def stride(layers: Sequence[Layer]) -> int:
-    """Total down-sampling in pixels: 2 to the number of poolings."""
-    return 1 << sum(layer.kind == "pool" for layer in layers)
+    """Total down-sampling in pixels, on the branch where it is largest."""
+    step = largest = 1
+    kept: list[int] = []
+    for layer in layers:
+        if layer.kind == "skip":
+            kept.append(step)
+        elif layer.kind == "swap":
+            step, kept[-1] = kept[-1], step
+        elif layer.kind in ("concat", "add", "unpool"):
+            kept.pop()
+        step = step * layer.step if layer.kind in DOWN else step // layer.step if layer.kind in UP else step
+        if layer.kind == "pool_positions":
+            kept.append(step)
+        largest = lcm(largest, step)
+    return largest
 
 
 def whole_tile_layers(layers: Sequence[Layer]) -> list[str]:
     """Kinds of layers whose every output pixel sees the whole tile: with one of them tiles cannot be exact."""
-    return sorted({layer.kind for layer in layers if layer.kind == "instance_norm"})
+    return sorted({layer.kind for layer in layers if layer.kind in _WHOLE})
 
 
 def admits(layers: Sequence[Layer], size: int) -> bool:
@@ -172,40 +224,52 @@ def multiply_adds_per_pixel(layers: Sequence[Layer]) -> float:
 
 
 def _cost(layer: Layer) -> int:
-    """Multiply-adds per OUTPUT pixel: an up-convolution's four taps go to four different output pixels."""
+    """Multiply-adds per OUTPUT pixel: an up-convolution's taps go to step^2 different output pixels."""
     if layer.kind == "conv":
         return layer.n_in * layer.n_out * layer.kernel**2
-    return layer.n_in * layer.n_out if layer.kind == "up_conv" else 0
+    return layer.n_in * layer.n_out * (layer.kernel // layer.step) ** 2 if layer.kind == "up_conv" else 0
 
 
-_IN_PLACE = ("relu", "dropout", "skip")
+_FREE = ("relu", "dropout", "add")
 
 
 def peak_elements(layers: Sequence[Layer], size: tuple[int, int], *, folded: bool = True) -> int:
     """Most tensor elements alive at once in a forward pass over `size` (y, x) pixels, batch 1.
 
-    Counted: the input (alive throughout), the skips kept, a layer's input and output, at a concat the cropped skip and
-    the second addend, a convolution's weights laid out anew for the kernel. folded: batch norm costs nothing.
+    Counted: the input (alive throughout), the tensors kept, a layer's input and output, at a concat the cropped skips
+    and the second addend, a convolution's weights laid out anew for the kernel. folded: batch norm costs nothing.
     """
     ys, xs = spans(layers, size[0]), spans(layers, size[1])
     first = x = layers[0].n_in * size[0] * size[1]
-    kept: list[int] = []
-    skip = peak = 0
+    channels = layers[0].n_in
+    kept: list[tuple[int, int]] = []  # channels and elements
+    parts: list[int] = []  # crops that go into the next convolution with x, the first of them last
+    peak = 0
     for layer, y_span, x_span in zip(layers, ys, xs, strict=True):
-        out = layer.n_out * y_span.size * x_span.size
+        area = y_span.size * x_span.size
+        out, held = layer.n_out * area, first + sum(elements for _, elements in kept)
         if layer.kind == "skip":
-            kept.append(x)
+            kept.append((channels, x))
+        elif layer.kind == "swap":
+            (channels, x), kept[-1] = kept[-1], (channels, x)
         elif layer.kind == "concat":
-            skip = x  # its crop, as large as the other half: both go into the next convolution
-            peak = max(peak, first + sum(kept) + x + skip)
+            parts.append(kept.pop()[0] * area)
+            peak = max(peak, held + x + sum(parts))
+        elif layer.kind not in _FREE and not (layer.kind == "batch_norm" and folded):
+            inputs = max(sum(parts), sum(parts[:-1]) + out) if parts else 0
+            peak = max(peak, held + x + out + inputs + _working(layer, out))
+            x, channels, parts = out, layer.n_out, []
+        if layer.kind in ("add", "unpool"):
             kept.pop()
-        elif layer.kind not in _IN_PLACE and not (layer.kind == "batch_norm" and folded):
-            peak = max(peak, first + sum(kept) + x + out + max(skip, out if skip else 0) + _working(layer, out))
-            x, skip = out, 0
+        if layer.kind == "pool_positions":
+            kept.append((layer.n_out, out // 2))  # a byte each
     return peak
 
 
 def _working(layer: Layer, out: int) -> int:
-    if layer.kind in ("instance_norm", "pool"):
+    if layer.kind == "unpool":
+        return out // 2
+    if layer.kind in ("instance_norm", "pool", "pool_positions"):
         return 4 * out  # a norm makes it contiguous by channel and back; a pooling notes 8-byte positions
-    return layer.n_in * layer.n_out * layer.kernel**2 if layer.kind in ("conv", "up_conv") else 0
+    sliced = out if layer.kernel == 1 < layer.step else 0  # the input's pixels under the taps, on their own
+    return sliced + layer.n_in * layer.n_out * layer.kernel**2 if layer.kind in ("conv", "up_conv") else 0

@@ -26,13 +26,13 @@ from models.augment import Augmentation, apply
 from models.checkpoint import save
 from models.clock import Clock
 from models.losses import Loss
+from models.network import Network
 from models.normalization import Normalization
 from models.optimization import average_in, averaged_tensors, freeze, make_optimizer, train_mode
 from models.patches import Patch, Reader, batches, on_device
 from models.recipe import Recipe
 from models.sample import Sample
 from models.state import Progress, read_state, write_state
-from models.unet import UNet
 from tilekit.allocator import keep_memory
 from tilekit.box import Box
 from tilekit.errors import InputError, RunError
@@ -75,7 +75,7 @@ class Job:
 
 
 def train(
-    network: UNet,
+    network: Network,
     job: Job,
     device: torch.device,
     *,
@@ -105,7 +105,7 @@ class _Run:
 
     def __init__(
         self,
-        network: UNet,
+        network: Network,
         job: Job,
         device: torch.device,
         rank: int,
@@ -264,9 +264,9 @@ class _Run:
         if self.report:
             self.report(progress.rows)
 
-    def averaged(self) -> UNet:
+    def averaged(self) -> Network:
         """The network to be validated and kept: the moving average where there is one."""
-        network: UNet = copy.deepcopy(self.network)
+        network: Network = copy.deepcopy(self.network)
         network.load_state_dict(self.average, strict=False)
         return network
 

@@ -230,6 +230,7 @@ def _arguments(prepared: Prepared) -> dict[str, Any]:
         "data": rows,
         "weights": weights,
         "init": init,
+        "encoder": prepared.config.training.encoder,
         "validation": prepared.config.validation.model_dump(mode="json"),
     }
 

@@ -155,20 +155,59 @@ class Weights(Section):
 
 
 class Network(Section):
-    """The U-Net."""
+    """The network; see docs/networks.md for the families."""
 
+    family: Literal["unet", "fcn32s", "fcn16s", "fcn8s", "segnet", "deeplab"] = "unet"
+    """All but unet pad their convolutions."""
     base: Annotated[int, Field(ge=1, le=1024)] = 32
-    """Channels of the first level; each level below has twice as many. The paper: 64."""
-    depth: Annotated[int, Field(ge=1, le=8)] = 4
-    """Poolings by two."""
-    padding: Literal["valid", "same"] = "valid"
-    """valid: unpadded convolutions; same: zero-padded ones."""
+    """Channels of the first level; each level below has twice as many (of the encoders, at most 8 times). The papers:
+    64."""
     batch_norm: bool = True
-    """A batch norm after each convolution. The paper: false."""
-    upsampling: Literal["learned", "bilinear", "nearest"] = "learned"
-    """learned: up-convolutions; else interpolation."""
+    """A batch norm after each convolution. The papers of unet and fcn: false."""
     dropout: Share = 0.5
-    """Probability of dropping an element on the two deepest levels."""
+    """Probability of dropping an element on the deepest levels."""
+    depth: Annotated[int, Field(ge=1, le=8)] = 4
+    """Of unet: poolings by two."""
+    padding: Literal["valid", "same"] = "valid"
+    """Of unet: valid: unpadded convolutions; same: zero-padded ones."""
+    upsampling: Literal["learned", "bilinear", "nearest"] = "learned"
+    """Of unet: learned: up-convolutions; else interpolation."""
+    hidden: Annotated[int, Field(ge=1, le=65536)] = 2048
+    """Of fcn: channels of the layers that were fully connected. The paper: 4096."""
+    encoder: Literal["vgg16", "resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
+    """Of deeplab; fcn and segnet have vgg16."""
+    output_stride: Literal[8, 16] = 16
+    """Of deeplab: of its encoder; strides beyond are dilations."""
+    rates: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(strict=False, min_length=1, max_length=8)
+    ] = (6, 12, 18)
+    """Of deeplab: dilations of the pyramid's branches. Its halo grows with the largest, times the stride."""
+    width: Annotated[int, Field(ge=1, le=4096)] = 256
+    """Of deeplab: channels of the pyramid's branches."""
+    image_pool: bool = False
+    """Of deeplab: a branch that sees the mean of the whole tile; such a network cannot predict exactly."""
+    decoder: bool = False
+    """Of deeplab: that of v3+, with features of stride 4."""
+
+    @model_validator(mode="after")
+    def _has_keys_of_its_family(self) -> Network:
+        own = (*COMMON_KEYS, *FAMILY_KEYS[self.family])
+        for key, field in type(self).model_fields.items():
+            if key not in ("family", *own) and getattr(self, key) != field.default:
+                raise ValueError(f"{key} is no setting of {self.family}, which has {', '.join(own)}")
+        return self
+
+
+COMMON_KEYS = ("base", "batch_norm", "dropout")
+FAMILY_KEYS: dict[str, tuple[str, ...]] = {
+    "unet": ("depth", "padding", "upsampling"),
+    "fcn32s": ("hidden",),
+    "fcn16s": ("hidden",),
+    "fcn8s": ("hidden",),
+    "segnet": (),
+    "deeplab": ("encoder", "output_stride", "rates", "width", "image_pool", "decoder"),
+}
+"""What each family has besides."""
 
 
 class Patches(Section):
@@ -221,6 +260,8 @@ class Training(Section):
     """Of all that is drawn."""
     init: str | None = Field(default=None, examples=["nuclei.safetensors"])
     """A trained model to start from."""
+    encoder: str | None = Field(default=None, examples=["vgg16_bn.safetensors"])
+    """Weights of the network's encoder, named as torchvision and timm name them (fcn, segnet, deeplab)."""
     freeze: Literal["none", "encoder"] = "none"
     """What of it is not trained."""
     learning_rate: Annotated[float, Field(gt=0, le=100)] | None = Field(default=None, examples=[0.001])

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from models import UNet, load, save
+from models import load, save
+from models.architecture import ARCHITECTURES
+from models.families import build
 from tilekit.allocator import heap_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -43,11 +45,18 @@ print(read("/proc/self/status", "VmHWM") - start)
         ({"base": 8, "depth": 3, "instance_norm": True}, 512, "float32"),
         ({"base": 16, "depth": 3, "n_classes": 64}, 512, "float32"),
         ({"base": 64, "depth": 4}, 256, "float32"),
+        ({"family": "FCN", "base": 16, "hidden": 256, "batch_norm": True}, 512, "float32"),
+        ({"family": "SegNet", "base": 16}, 512, "float32"),
+        ({"family": "SegNet", "base": 16}, 512, "bfloat16"),
+        ({"family": "DeepLab", "encoder": "resnet50", "base": 16, "width": 64, "rates": [2, 4]}, 512, "float32"),
+        ({"family": "DeepLab", "encoder": "vgg16", "base": 16, "width": 64, "decoder": True}, 512, "float32"),
     ],
 )
 def test_measured_memory_is_under_the_promise(tmp_path, settings, core, precision):
     path = tmp_path / "m.safetensors"
-    save(UNet(**settings), path)
+    architecture = ARCHITECTURES[settings.get("family", "UNet")]
+    own = {name: value for name, value in settings.items() if name != "family"}
+    save(build(architecture.of({"in_channels": 1} | own)), path)
     command = [sys.executable, "-c", PROGRAM, str(path), precision, str(core)]
     taken = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     promised = heap_bytes(load(path, "cpu", precision).activation_bytes(core, core))

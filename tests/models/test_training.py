@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from models import load
+from models.architecture import UNetConfig
 from models.augment import Augmentation
 from models.recipe import PRESETS, Recipe
 from models.starting import new_network
@@ -29,7 +30,7 @@ VARIED = Augmentation(flip=True, rotate=180, scale=0.1, elastic=1.5, brightness=
 
 
 def small(seed: int = 0, **config: Any) -> UNet:
-    return new_network(seed, **{"base": 4, "depth": 1, "dropout": 0.0, "batch_norm": True} | config)
+    return new_network(seed, UNetConfig(**{"base": 4, "depth": 1, "dropout": 0.0, "batch_norm": True} | config))
 
 
 def quick(**changes: Any) -> Recipe:
