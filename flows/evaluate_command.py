@@ -62,22 +62,23 @@ def evaluate(
     else:
         with progress_bars() as progress:
             result = evaluate_files(maps, parameters, progress)
-    if is_suspicious(result.get("first", result)):
+    first = result.get("first", result)
+    if len(classes_in_truth := occurring(first)) > MANY_CLASSES:
         typer.echo(
-            "note: of the truth's classes 0 alone counts, though others are predicted. 255 is void: where it is a "
-            "class, say so with --map 0=0,255=1 or --void none",
+            f"note: the truth has {len(classes_in_truth)} classes; where they are ids of objects, give --ids", err=True
+        )
+    if classes_in_truth == [0] and not first.get("is_mapped"):
+        typer.echo(
+            "note: of the truth's classes 0 alone counts. 255 is void: where it is a class, say so with "
+            "--map 0=0,255=1 or --void none",
             err=True,
         )
     print_facts(result if json else for_people(result), json)
 
 
-def is_suspicious(scores: dict[str, Any]) -> bool:
-    """Whether a truth of 0 and 255 may have been taken for background and void, which leaves nothing to score."""
-    if "confusion" not in scores or scores.get("is_mapped"):
-        return False
-    wanted = [sum(row) for row in scores["confusion"]]
-    found = [sum(column) for column in zip(*scores["confusion"], strict=True)]
-    return wanted[0] > 0 and not any(wanted[1:]) and any(found[1:])
+def occurring(scores: dict[str, Any]) -> list[int]:
+    """Classes that the truth has where it counts; none of ids."""
+    return [number for number, row in enumerate(scores.get("confusion", ())) if any(row)]
 
 
 def for_people(result: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tempfile import mkstemp
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from models.header import FORMAT_VERSION, Header
+from models.starters import starters
 from tilekit.copies import fetched, staged
 from tilekit.errors import InputError
 from tilekit.place import as_path, is_url
@@ -133,7 +134,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         with fetched(as_path(path)).open("rb") as file:
             entries = _read_entries(path, file, os.fstat(file.fileno()).st_size)
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; {_WAY_OUT}") from None
+        known = ", ".join(starters())
+        raise InputError(f"{path}: there is no such file; {_WAY_OUT}, or name a starter: {known}") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a directory; {_WAY_OUT}") from None
     except OSError as error:

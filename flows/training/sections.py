@@ -258,7 +258,7 @@ class Training(Section):
     """Updates of the network."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of all that is drawn."""
-    init: str | None = Field(default=None, examples=["nuclei.safetensors"])
+    init: str | None = Field(default=None, examples=["nuclei"])
     """A trained model to start from."""
     encoder: str | None = Field(default=None, examples=["vgg16_bn.safetensors"])
     """Weights of the network's encoder, named as torchvision and timm name them (fcn, segnet, deeplab)."""
