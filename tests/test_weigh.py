@@ -213,7 +213,7 @@ NONE = np.zeros((4, 4), np.uint8)
         (NONE, {"dtype": "float16", "w0": 1e5}, "do not fit float16"),
         (np.zeros((2, 3, 4, 5, 6), np.uint8), {}, "name each once, y and x among them"),
         ("absent.tif", {}, "absent.tif: no such file"),
-        ("s3://bucket/ids.zarr", {}, "URLs cannot be read"),
+        ("ftp://host/ids.zarr", {}, "is no URL that can be used"),
     ],
 )
 def test_bad_input_is_one_line(ids: Any, options: dict[str, Any], said: str, tmp_path: Path) -> None:
