@@ -77,6 +77,14 @@ class DaskRunner:
         self.run_id = _new_id()
         self._client: Any = None
         self._connecting = Lock()
+        self._arriving: list[Any] = []
+        self._is_closed = False
+
+    def close(self) -> None:
+        """End the threads that wait for tasks: Dask would let some of them wait for ever."""
+        self._is_closed = True
+        for arriving in self._arriving:
+            arriving.clear()
 
     def run(self, task: Task, config: Any, indices: Iterable[int]) -> Iterator[Outcome]:
         waiting = iter(indices)
@@ -101,12 +109,16 @@ class DaskRunner:
 
         in_flight = self.n_workers * (THREADS_PER_WORKER + 1)
         arriving = as_completed([submit(i) for i in islice(waiting, in_flight)], loop=self._client.loop)
+        self._arriving.append(arriving)
         for future in arriving:
             outcome = _outcome_of(future, numbers.pop(future.key))
             future.release()
             for following in islice(waiting, 1):
                 arriving.add(submit(following))
             yield outcome
+        self._arriving.remove(arriving)
+        if self._is_closed:
+            raise RunError("the run was stopped; the same command continues it")
 
 
 def _outcome_of(future: Any, index: int) -> Outcome:
@@ -198,7 +210,11 @@ def open_runner(workers: int = 0, scheduler: str | None = None, tls: dict[str, s
             tell_dashboard(found)
             return found, n_workers
 
-        yield DaskRunner(connect, workers, is_elsewhere=client is not None)
+        runner = DaskRunner(connect, workers, is_elsewhere=client is not None)
+        try:
+            yield runner
+        finally:
+            runner.close()
 
 
 def _connect(address: str, tls: dict[str, str] | None) -> Any:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from threading import Thread
 
+from tilekit.errors import RunError
 from tilekit.run import check_wanted, open_runner
 
 SECONDS = 60.0
@@ -29,7 +30,15 @@ def test_the_tasks_of_a_run_that_is_gone_end_on_a_cluster_elsewhere(tmp_path: Pa
     ) as cluster:
         (worker,) = cluster.workers.values()
         with open_runner(scheduler=cluster.scheduler_address) as runner:
-            reader = Thread(target=lambda: list(runner.run(long_task, tmp_path, range(3))), daemon=True)
+            said: list[str] = []
+
+            def read() -> None:
+                try:
+                    list(runner.run(long_task, tmp_path, range(3)))
+                except RunError as error:
+                    said.append(str(error))
+
+            reader = Thread(target=read, daemon=True)
             reader.start()
             while len(list(tmp_path.iterdir())) < 2:
                 time.sleep(0.01)
@@ -41,6 +50,7 @@ def test_the_tasks_of_a_run_that_is_gone_end_on_a_cluster_elsewhere(tmp_path: Pa
         assert not cluster.scheduler.tasks
         reader.join(10)
         assert not reader.is_alive()
+        assert said == ["the run was stopped; the same command continues it"]
 
 
 def test_it_costs_nothing_where_there_is_no_cluster() -> None:
