@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.dispatch import given, is_flow, leave_errors_to_main
 from flows.options import Json, Overwrite, Prefect, Scheduler, TlsCa, TlsCert, TlsKey, Workers
-from flows.runs import _given, _is_flow, _leave_errors_to_main
 from flows.terminal import print_facts, progress_bars
 
 Maps = Annotated[
@@ -51,11 +51,11 @@ def evaluate(
     if len(asked) > 1:
         raise InputError(f"{' and '.join('--' + name for name in asked)} exclude each other; give one")
     values = {**locals(), "labels": asked[0] if asked else None, "map": map_}
-    parameters = checked(EvaluateParameters, **_given(values, EvaluateParameters))
-    if _is_flow(prefect):
+    parameters = checked(EvaluateParameters, **given(values, EvaluateParameters))
+    if is_flow(prefect):
         from flows.evaluate import evaluate as flow
 
-        _leave_errors_to_main()
+        leave_errors_to_main()
         if len(maps) not in (2, 3):
             raise InputError(f"{len(maps)} maps given; give PREDICTION TRUTH, or PREDICTION OTHER TRUTH")
         result = flow(maps[0], maps[-1], maps[1] if len(maps) == 3 else None, parameters)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from flows.dispatch import given
 from flows.options import Json, Overwrite, Slice, Time
-from flows.runs import _given
 from flows.terminal import print_facts, progress_bars
 
 
@@ -36,7 +36,7 @@ def export(
     from tilekit.place import as_path
     from tilekit.run import open_runner
 
-    parameters = checked(ExportParameters, **_given(locals(), ExportParameters))
+    parameters = checked(ExportParameters, **given(locals(), ExportParameters))
     with progress_bars() as progress, open_runner(parameters.workers) as runner:
         options = parameters.model_dump(exclude={"workers"})
         result = export_store(as_path(out), as_path(dest) if dest else None, runner, progress=progress, **options)

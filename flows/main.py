@@ -133,7 +133,7 @@ def verify(
     from tilekit import verify as run_verify
 
     found = run_verify(out, load(model, device, precision), boxes=boxes, side=side, seed=seed)
-    print_facts(found, json)
+    print_facts(found if json else {**found, "verdict": "differs" if found["differing_pixels"] else "exact"}, json)
     if found["differing_pixels"]:
         raise RunError(
             f"{out}: {found['differing_pixels']} pixels differ from one pass over the image; "

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from flows.dispatch import dispatch, given
 from flows.options import (
     Average,
     Axes,
@@ -52,7 +51,7 @@ from flows.options import (
     TlsKey,
     Workers,
 )
-from flows.terminal import print_facts, print_rows, progress_bars
+from flows.terminal import print_facts, print_rows
 
 
 def ingest(
@@ -84,18 +83,8 @@ def ingest(
     """Chunk an image into OME-Zarr, with its pyramid and statistics."""
     from flows.params import IngestParameters, checked
 
-    parameters = checked(IngestParameters, **_given(locals(), IngestParameters))
-    if _is_flow(prefect):
-        from flows.ingest import ingest as flow
-
-        _leave_errors_to_main()
-        print_facts(flow(image, out, parameters), json)
-        return
-    from flows.work import ingest_file
-
-    with progress_bars() as progress:
-        result = ingest_file(image, out, parameters, progress)
-    print_facts(result, json)
+    parameters = checked(IngestParameters, **given(locals(), IngestParameters))
+    print_facts(dispatch("ingest", "flows.work:ingest_file", image, out, parameters, prefect=prefect), json)
 
 
 def plan(
@@ -127,7 +116,7 @@ def plan(
     from flows.params import SegmentParameters, checked
     from flows.work import plan_file
 
-    parameters = checked(SegmentParameters, **_given(locals(), SegmentParameters))
+    parameters = checked(SegmentParameters, **given(locals(), SegmentParameters))
     job = plan_file(image, model, "tilekit-plan.zarr", parameters)
     facts = {"image": image, "model": model, **job.to_json(), "workers": job.workers}
     print_facts({**facts, "seconds": round(job.seconds(), 1)}, json)
@@ -172,11 +161,12 @@ def segment(
     from flows.images import BatchError, is_several
     from flows.params import SegmentParameters, checked
 
-    parameters = checked(SegmentParameters, **_given(locals(), SegmentParameters))
-    run = _segment_with_prefect if _is_flow(prefect) else _segment_plainly
+    parameters = checked(SegmentParameters, **given(locals(), SegmentParameters))
     several = is_several(image)
+    name, plain = ("segment_images", "flows.batch:segment_files") if several else ("segment", "flows.work:segment_file")
+    show = None if json else _show_pictures
     try:
-        result = run(several, image, model, out, parameters, quiet=json)
+        result = dispatch(name, plain, image, model, out, parameters, prefect=prefect, show=show)
     except BatchError as error:
         print_rows(error.rows, json)
         raise
@@ -207,53 +197,10 @@ def label(
     """Number the objects of a class map over the whole image and measure them."""
     from flows.params import LabelParameters, checked
 
-    parameters = checked(LabelParameters, **_given(locals(), LabelParameters))
-    if _is_flow(prefect):
-        from flows.label import label as flow
-
-        _leave_errors_to_main()
-        print_facts(flow(classes, out, parameters), json)
-        return
-    from flows.work import label_file
-
-    with progress_bars() as progress:
-        result = label_file(classes, out, parameters, progress)
-    print_facts(result, json)
-
-
-def _segment_plainly(several: bool, image: str, model: str, out: str, parameters: Any, quiet: bool) -> Any:
-    from flows.batch import segment_files
-    from flows.work import segment_file
-
-    show = None if quiet else _show_pictures
-    with progress_bars() as progress:
-        run: Any = segment_files if several else segment_file
-        return run(image, model, out, parameters, progress, show=show)
-
-
-def _segment_with_prefect(several: bool, image: str, model: str, out: str, parameters: Any, quiet: bool) -> Any:
-    from flows.segment import segment as flow
-    from flows.segment import segment_images
-
-    _leave_errors_to_main()
-    return (segment_images if several else flow)(image, model, out, parameters)
+    parameters = checked(LabelParameters, **given(locals(), LabelParameters))
+    print_facts(dispatch("label", "flows.work:label_file", classes, out, parameters, prefect=prefect), json)
 
 
 def _show_pictures(paths: list[str]) -> None:
     for path in paths:
         typer.echo(path)
-
-
-def _given(values: dict[str, Any], kind: Any) -> dict[str, Any]:
-    """The options of a command that are parameters of this kind."""
-    return {name: values[name] for name in kind.model_fields if name in values}
-
-
-def _is_flow(prefect: bool) -> bool:
-    return prefect or bool(os.environ.get("PREFECT_API_URL"))
-
-
-def _leave_errors_to_main() -> None:
-    """Keep Prefect's errors, with their tracebacks, off the terminal; its server has them."""
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(lambda record: record.levelno < logging.ERROR)

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.dispatch import dispatch, given
 from flows.options import Json, Overwrite, Prefect, Scheduler, TlsCa, TlsCert, TlsKey
-from flows.runs import _given, _is_flow, _leave_errors_to_main
-from flows.terminal import print_facts, progress_bars
+from flows.terminal import print_facts
 
 
 def train(
@@ -40,18 +40,12 @@ def train(
         return
     read_config(config)  # what is wrong with it is said before torch is imported
     from flows.params import checked
-    from flows.training.run import Options, train_file
+    from flows.training.run import Options
 
-    options = checked(Options, **_given(locals(), Options))
-    if _is_flow(prefect):
-        from flows.train import train as flow
-
-        _leave_errors_to_main()
-        print_facts(flow(config, options), json)
-        return
-    with progress_bars() as progress:
-        result = train_file(config, options, progress, on_row=None if sys.stderr.isatty() else _say)
-    print_facts(result, json)
+    options = checked(Options, **given(locals(), Options))
+    on_row = None if sys.stderr.isatty() else _say
+    run = "flows.training.run:train_file"
+    print_facts(dispatch("train", run, config, options, prefect=prefect, on_row=on_row), json)
 
 
 def _say(rows: list[dict[str, Any]], overlays: list[Path]) -> None:

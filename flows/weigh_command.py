@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from flows.dispatch import dispatch, given
 from flows.options import Json, Out, Overwrite, Prefect, Scheduler, TlsCa, TlsCert, TlsKey, Workers
-from flows.runs import _given, _is_flow, _leave_errors_to_main
-from flows.terminal import print_facts, progress_bars
+from flows.terminal import print_facts
 
 
 def weigh(
@@ -38,15 +38,5 @@ def weigh(
     """The U-Net weight map of a label map: class weights, and more between objects that nearly touch."""
     from flows.params import WeighParameters, checked
 
-    parameters = checked(WeighParameters, **_given(locals(), WeighParameters))
-    if _is_flow(prefect):
-        from flows.weigh import weigh as flow
-
-        _leave_errors_to_main()
-        print_facts(flow(labels, out, parameters), json)
-        return
-    from flows.work import weigh_file
-
-    with progress_bars() as progress:
-        result = weigh_file(labels, out, parameters, progress)
-    print_facts(result, json)
+    parameters = checked(WeighParameters, **given(locals(), WeighParameters))
+    print_facts(dispatch("weigh", "flows.work:weigh_file", labels, out, parameters, prefect=prefect), json)
