@@ -40,6 +40,8 @@ def run(name: str, quick: bool, limit: float) -> Results:
         rows = case(module.measure, quick=quick, timeout=limit)
     except (CaseError, ImportError) as error:
         failed = str(error)
+    if quick:  # goals are those of the full size
+        rows = [{**r, "met": None} if "what" in r else r for r in rows]
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     seconds = round(time.perf_counter() - started, 1)
     return {"date": date, "size": "quick" if quick else "full", "seconds": seconds, "machine": at,

@@ -1,46 +1,32 @@
-"""Rates of the scores, per core and after compilation: in memory, and from Zarr against reading both maps.
+"""Scores: confusions in memory against reading the memory, and evaluate from Zarr against decoding both maps.
 
-    python benchmarks/scores.py memory
-    python benchmarks/scores.py zarr FOLDER
-
-CPU seconds of this process, median of rounds, so that other work on the machine matters little.
+CPU seconds of one process, medians of rounds, after compilation. Class maps are flat cells (or noise) of 21 classes,
+the prediction shifted and a tenth of it wrong; ids are 10^5 objects each.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import resource
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("ZARR_THREADING__MAX_WORKERS", "1")
-
 import numpy as np
-import zarr
-from scipy.ndimage import distance_transform_edt
+from numpy.typing import NDArray
 
-import tilekit
-from tilekit.box import Box, grid_boxes
-from tilekit.overlaps import count_overlaps
-from tilekit.sources import open_image
+from benchmarks.common import WORK, Row, case, high_water, row, timed
 
 ROUNDS = 5
+Map = NDArray[Any]
 
 
-def cpu_seconds(function: Callable[[], Any]) -> float:
-    times = []
-    for _ in range(ROUNDS):
-        started = time.process_time()
-        function()
-        times.append(time.process_time() - started)
-    return statistics.median(times)
+def middle(work: Callable[[], Any]) -> float:
+    return statistics.median(timed(work) for _ in range(ROUNDS))
 
 
-def class_maps(side: int, n_classes: int = 21, cell: int = 24) -> tuple[np.ndarray, np.ndarray]:
+def class_maps(side: int, n_classes: int = 21, cell: int = 24) -> tuple[Map, Map]:
     """Flat cells, and a copy that is shifted and a tenth of whose cells are class 0."""
     generator = np.random.default_rng(0)
     n = side // cell + 1
@@ -51,19 +37,28 @@ def class_maps(side: int, n_classes: int = 21, cell: int = 24) -> tuple[np.ndarr
     return prediction, truth
 
 
-def id_map(side: int, n: int, seed: int) -> np.ndarray:
+def noise_maps(side: int) -> tuple[Map, Map]:
+    prediction, truth = np.random.default_rng(1).integers(0, 21, (2, side, side), dtype=np.uint8)
+    return prediction, truth
+
+
+def id_map(side: int, n: int, seed: int) -> Map:
     """n cells about random points, uint32, parted by background of a pixel."""
+    from scipy.ndimage import distance_transform_edt
+
     seeds = np.zeros((side, side), np.uint32)
     seeds[tuple(np.random.default_rng(seed).integers(0, side, (2, n)))] = np.arange(1, n + 1)
     where = distance_transform_edt(seeds == 0, return_distances=False, return_indices=True)
-    ids = seeds[tuple(where)]
+    ids: Map = seeds[tuple(where)]
     border = (ids[:-1, :-1] != ids[1:, :-1]) | (ids[:-1, :-1] != ids[:-1, 1:])
     ids[:-1, :-1][border] = 0
     return ids
 
 
-def disc_map(side: int, n: int, seed: int) -> np.ndarray:
+def disc_map(side: int, n: int, seed: int) -> Map:
     """n discs about the points of a jittered grid, uint32, on half of the area."""
+    from scipy.ndimage import distance_transform_edt
+
     generator, per_axis = np.random.default_rng(seed), int(np.ceil(n**0.5))
     step = side / per_axis
     grid = np.indices((per_axis, per_axis)).reshape(2, -1)[:, :n]
@@ -71,62 +66,73 @@ def disc_map(side: int, n: int, seed: int) -> np.ndarray:
     seeds = np.zeros((side, side), np.uint32)
     seeds[tuple(centers)] = np.arange(1, n + 1)
     distance, where = distance_transform_edt(seeds == 0, return_indices=True)
-    ids = seeds[tuple(where)]
+    ids: Map = seeds[tuple(where)]
     ids[distance >= generator.uniform(0.3, 0.55, n + 1)[ids] * step] = 0
     return ids
 
 
-def memory() -> None:
-    noise = np.random.default_rng(1).integers(0, 21, (2, 4096, 4096), dtype=np.uint8)
-    for name, (a, b) in (
-        ("21 classes, flat", class_maps(8192)),
-        ("21 classes, noise", noise),
-        ("10^5 discs each", (disc_map(8192, 100_000, 0), disc_map(8192, 100_000, 1))),
-        ("10^5 cells each", (id_map(8192, 100_000, 0), id_map(8192, 100_000, 1))),
-    ):
-        count_overlaps(a[:64], b[:64])
-        seconds = cpu_seconds(lambda a=a, b=b: count_overlaps(a, b))  # type: ignore[misc]
-        print(f"{name:20s} {a.size / seconds / 1e9:6.3f} Gpx/s per core, {len(count_overlaps(a, b))} pairs")
+def maps(kind: str, side: int) -> tuple[Map, Map]:
+    """Prediction and truth, made once."""
+    path = WORK / f"maps-{kind}-{side}.npz"
+    n = 100_000 * side**2 // 8192**2
+    if not path.exists():
+        make = {"discs": disc_map, "cells": id_map}.get(kind)
+        pair = (make(side, n, 0), make(side, n, 1)) if make else (class_maps if kind == "classes" else noise_maps)(side)
+        WORK.mkdir(parents=True, exist_ok=True)
+        np.savez(path, prediction=pair[0], truth=pair[1])
+    with np.load(path) as stored:
+        return stored["prediction"], stored["truth"]
 
 
-def from_zarr(folder: Path, side: int) -> None:
-    for kind, maps in (
-        ("classes", class_maps(side)),
-        ("discs", (disc_map(side, 100_000, 0), disc_map(side, 100_000, 1))),
-        ("cells", (id_map(side, 100_000, 0), id_map(side, 100_000, 1))),
-    ):
-        paths = [folder / f"{kind}-{name}.zarr" for name in ("prediction", "truth")]
-        for path, pixels in zip(paths, maps, strict=True):
-            zarr.create_array(
-                str(path),
-                data=pixels,
-                chunks=(512, 512),
-                shards=(4096, 4096),
-                overwrite=True,
-                dimension_names=["y", "x"],
-            )
-        sources = [open_image(path) for path in paths]
+def memory(kind: str, side: int) -> dict[str, float]:
+    """CPU seconds of counting overlaps in memory, and of reading both maps there once."""
+    from tilekit.overlaps import count_overlaps
 
-        def read(sources: list[Any] = sources) -> None:
-            for source in sources:
-                for box in grid_boxes(Box.whole(source.shape), (4096, 4096)):
-                    source.read(box)
-
-        def score(paths: list[Path] = paths, kind: str = kind) -> None:
-            tilekit.evaluate(*paths, kind="classes" if kind == "classes" else "ids", block=4096)
-
-        score()
-        reading, scoring = cpu_seconds(read), cpu_seconds(score)
-        rate = side * side / scoring / 1e6
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{kind:8s} read {reading:.2f} s, evaluate {scoring:.2f} s: {scoring / reading:.2f}x, {rate:.0f} Mpx/s, "
-              f"peak {peak:.0f} MiB")  # fmt: skip
+    a, b = maps(kind, side)
+    count_overlaps(a[:64], b[:64])
+    views = a.reshape(-1).view(np.uint64), b.reshape(-1).view(np.uint64)
+    return {"count": middle(lambda: count_overlaps(a, b)), "read": middle(lambda: [v.max() for v in views])}
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["memory", "zarr"])
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("."))
-    parser.add_argument("--side", type=int, default=8192)
-    given = parser.parse_args()
-    memory() if given.what == "memory" else from_zarr(given.folder, given.side)
+def from_zarr(kind: str, side: int) -> dict[str, float]:
+    """CPU seconds of evaluate from Zarr, and of decoding both maps block by block."""
+    os.environ.setdefault("ZARR_THREADING__MAX_WORKERS", "1")
+    import zarr
+
+    import tilekit
+    from tilekit.box import Box, grid_boxes
+    from tilekit.sources import open_image
+
+    paths = [WORK / f"{kind}-{side}-{name}.zarr" for name in ("prediction", "truth")]
+    for path, pixels in zip(paths, maps(kind, side), strict=True):
+        zarr.create_array(str(path), data=pixels, chunks=(512, 512), shards=(4096, 4096), overwrite=True, dimension_names=["y", "x"])  # fmt: skip
+    sources = [open_image(path) for path in paths]
+
+    def read() -> None:
+        for source in sources:
+            for box in grid_boxes(Box.whole(source.shape), (4096, 4096)):
+                source.read(box)
+
+    what = "classes" if kind == "classes" else "ids"
+    score: Callable[[], Any] = partial(tilekit.evaluate, *map(Path, paths), kind=what, block=4096)
+    score()
+    return {"read": middle(read), "score": middle(score), "peak": high_water()}
+
+
+def measure(quick: bool = False) -> list[Row]:
+    """Counting in memory, then the whole job."""
+    side = 4096 if quick else 8192
+    n = 100_000 * side**2 // 8192**2
+    said = {"classes": "21 classes, flat", "noise": "21 classes, noise", "discs": f"{n:,} discs", "cells": f"{n:,} cells"}
+    rows = []
+    for kind in said:
+        found = case(memory, kind=kind, side=side)
+        gpx = side**2 / 1e9
+        rows.append(row(f"counted in memory, {said[kind]}", gpx / found["count"], "Gpx/s", limit=gpx / found["read"]))
+    for kind in ("classes", "discs", "cells"):
+        found = case(from_zarr, kind=kind, side=side)
+        more = {"Mpx/s": side**2 / 1e6 / found["score"], "peak MiB": found["peak"]}
+        title = f"{side}² from Zarr, {said[kind]}"
+        goal = "≤ 1.3 x" if kind == "classes" else None
+        rows.append(row(title, found["score"], "s", limit=found["read"], goal=goal, job="evaluate", **more))
+    return rows

@@ -1,89 +1,59 @@
-"""Peak resident memory of driver and workers, for an image and one of four times its pixels: equal, and as promised.
+"""What grows with the image: `tilekit segment` on 1, 4, 16 and 64 times the pixels, with 1 and 2 workers.
 
-python benchmarks/memory.py [--size 30000] [--workers 2]
+A tiny network (U-Net 4/2) and blocks of 1024, so that the smallest image has 16 of them. CPU seconds and peak resident
+memory of driver and workers as seen from outside. Seconds are what an image takes more than the one before it (the
+first: than a tiny one), per pixel or block that it has more; blocks are those of ingest and of predict.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import subprocess
-import sys
-import time
-from pathlib import Path
 
-import common
-import psutil
+from benchmarks import common
+from benchmarks.common import Row, case, note, row, say
 
-from models import load
-from tilekit.jobs.segment import Options, prepare
-
-CLI = Path(sys.executable).parent / "tilekit"
-MIB = 1 << 20
+BLOCK = 1024
 
 
-def peaks(command: list[str]) -> tuple[int, int]:
-    """Highest resident memory of the command's process, and of the largest of its children, in bytes."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    seen: dict[int, int] = {}
-    while process.poll() is None:
-        try:
-            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        except psutil.NoSuchProcess:
-            break
-        for member in family:
-            seen[member.pid] = max(seen.get(member.pid, 0), _high_water(member.pid))
-        time.sleep(0.1)
-    if process.wait():
-        raise SystemExit(f"{' '.join(command)}: failed")
-    driver = seen.pop(process.pid)
-    return driver, max(seen.values(), default=0)
-
-
-def _high_water(pid: int) -> int:
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) << 10
-    except OSError:
-        pass
-    return 0
-
-
-def measure(size: int, workers: int) -> dict[str, int]:
-    """Peaks of ingest and of segment (which finds the image ingested), and the promise."""
-    image, model, out = common.specimen_tiff(size), common.checkpoint(4, 2), common.WORK / f"memory-{size}.zarr"
+def segment(size: int, workers: int, block: int) -> dict[str, float]:
+    """One run from outside."""
+    out = common.WORK / "growth.zarr"
     shutil.rmtree(out, ignore_errors=True)
-    ingest = peaks([str(CLI), "ingest", str(image), str(out), "--workers", str(workers)])
-    predict = peaks([str(CLI), "segment", str(out), str(model), str(out), "--workers", str(workers)])
-    plan = prepare(str(out), load(str(model)), out, Options(workers=workers), overwrite=True).plan
+    image, model = common.specimen_tiff(size), common.checkpoint(4, 2)
+    found = common.family(common.tilekit("segment", image, model, out, "--workers", workers, "--block", block))
     shutil.rmtree(out)
-    return {
-        "ingest_driver": ingest[0],
-        "ingest_worker": ingest[1],
-        "predict_driver": predict[0],
-        "predict_worker": predict[1],
-        "promise": plan.worker_bytes,
-    }
+    return found
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=30_000)
-    parser.add_argument("--workers", type=int, default=2)
-    given = parser.parse_args()
-    small, large = measure(given.size // 2, given.workers), measure(given.size, given.workers)
-    common.record("memory", {"size": given.size, "quarter": small, "whole": large})
-    rows = [
-        (
-            name,
-            f"{small[name] / MIB:.0f} -> {large[name] / MIB:.0f} MiB = {large[name] / small[name]:.2f}",
-            "goal 0.9 to 1.1",
-        )
-        for name in small
-        if name != "promise"
-    ]
-    rows.append(("promise per worker", f"{large['promise'] / MIB:.0f} MiB", "above every worker's peak"))
-    common.table(
-        f"peak resident memory, {given.size // 2} and {given.size} pixels a side, {given.workers} workers", rows
-    )
+def measure(quick: bool = False) -> list[Row]:
+    """Rows for each number of workers; the limit of each is the smallest image's."""
+    sizes, counts = ([1024, 2048], [2]) if quick else ([4096, 8192, 16_384, 32_768], [1, 2])
+    block = 256 if quick else BLOCK
+    rows: list[Row] = []
+    for workers in counts:
+        start = case(segment, size=256, workers=workers, block=64)
+        runs = {}
+        for size in sizes:
+            runs[size] = case(segment, size=size, workers=workers, block=block)
+            say(f"{size}² with {workers}: {runs[size]}")
+        first, last = sizes[0], sizes[-1]
+        said = f"{workers} worker{'s' * (workers > 1)}"
+        before, blocks_before, pixels_before, cheapest = start, 0, 0, None
+        for size, r in runs.items():
+            blocks, pixels = 2 * (size // block) ** 2, size**2
+            cpu = (r["worker_cpu"] - before["worker_cpu"]) / (pixels - pixels_before) * 1e6
+            driver = (r["driver_cpu"] - before["driver_cpu"]) / (blocks - blocks_before) * 1e3
+            before, blocks_before, pixels_before = r, blocks, pixels
+            more = {"driver MiB": r["driver"], "worker MiB": r["worker"], "blocks": blocks, "wall s": r["wall"],
+                    "driver ms/block": driver}  # fmt: skip
+            title = f"{said}, {size}² ({size**2 // first**2} times the pixels): workers' CPU"
+            rows.append(row(title, cpu, "s/Mpx", limit=cheapest, **more))
+            cheapest = cheapest or cpu
+        a, b = runs[first], runs[last]
+        times = last**2 // first**2
+        rows += [
+            row(f"{said}: peak of a worker, {times} times the pixels", b["worker"], "MiB", limit=a["worker"], goal="≤ 1.1 x"),
+            row(f"{said}: peak of the driver, {times} times the pixels", b["driver"], "MiB", limit=a["driver"], goal="≤ 1.1 x"),
+            row(f"{said}: driver's CPU per block, {last}²", driver, "ms", goal="≤ 4"),
+        ]
+    return [*rows, note(f"Limits are the smallest image's. A tiny image: {start['worker_cpu'] + start['driver_cpu']:.1f} s.")]

@@ -93,7 +93,8 @@ def times(ratio: float | None) -> str:
 
 
 def goal(row: Results) -> str:
-    return "" if not row["goal"] else f"{row['goal']}, {'met' if row['met'] else 'missed'}"
+    said = {True: ", met", False: ", missed", None: ""}[row["met"]]
+    return f"{row['goal']}{said}" if row["goal"] else ""
 
 
 def shown(value: Any) -> str:
