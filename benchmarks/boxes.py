@@ -26,12 +26,11 @@ from tilekit.sources import open_image
 
 SIDE, BOX = 8192, 1024
 HUGE, TILE = 100_000, 512
-SLIDES = Path(__file__).resolve().parents[2] / "shared" / "data"
 Reader = Callable[[int, int], Any]
 
 
 def make(work: Path) -> Iterator[tuple[str, Path]]:
-    """Each kind of file, made once; slides of other makers where there are any."""
+    """Each kind of file, made once."""
     rng = np.random.default_rng(0)
     yy, xx = np.mgrid[:SIDE, :SIDE].astype(np.float32)
     gray = (128 + 80 * np.sin(xx / 23) * np.cos(yy / 31) + rng.normal(0, 3, (SIDE, SIDE))).astype(np.uint8)
@@ -49,11 +48,6 @@ def make(work: Path) -> Iterator[tuple[str, Path]]:
             tifffile.imwrite(path, pixels, **options)
         yield name, path
     yield "COG, deflate", _cog(work / "boxes-cog.tif", gray)
-    for path in sorted([*SLIDES.rglob("*.svs"), *SLIDES.glob("large-crc-wsi/*.tif")]):
-        with tifffile.TiffFile(path) as tiff:
-            page = tiff.series[0].keyframe
-            if len(tiff.series[0]) == 1 and min(page.imagelength, page.imagewidth) >= BOX:
-                yield path.name, path
 
 
 def _cog(path: Path, pixels: np.ndarray[Any, Any]) -> Path:

@@ -1,4 +1,4 @@
-"""Calls a function in this process and prints what it returns as JSON: python -m benchmarks.case MODULE:FUNCTION JSON"""
+"""Calls a function and prints what it returns as JSON: python -m benchmarks.case MODULE:FUNCTION JSON"""
 
 from __future__ import annotations
 

@@ -71,16 +71,22 @@ def note(text: str) -> Row:
 
 
 def case(
-    function: Callable[..., Any], *, env: dict[str, str] | None = None, timeout: float | None = None, **arguments: Any
+    function: Callable[..., Any] | str,
+    *,
+    env: dict[str, str] | None = None,
+    timeout: float | None = None,
+    **arguments: Any,
 ) -> Any:
-    """Call a function of a module in a process of its own; returns what it returns, by way of JSON.
+    """Call a function (or module:function) in a process of its own; returns what it returns, by way of JSON.
 
     CaseError where it fails, dies or takes longer than `timeout` seconds; nothing of it goes on running then.
     """
-    name = f"{function.__module__}:{function.__name__}"
+    name = function if isinstance(function, str) else f"{function.__module__}:{function.__name__}"
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.case", name, json.dumps(arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "1", **(env or {})}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, process_group=0) as child:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, process_group=0
+    ) as child:
         try:
             out, _ = child.communicate(timeout=timeout)
         except BaseException as error:
@@ -173,7 +179,7 @@ def parts_of(works: dict[str, Callable[[], Any]], rounds: int = 5) -> dict[str, 
 
 
 def measured_job(small: Callable[[Path], Any], job: Callable[[Path], Any]) -> dict[str, Any]:
-    """A job that writes a store, in this process, after a small one: CPU and wall seconds, start-up, peak, MB written."""
+    """A job that writes a store, in this process, after a small one: seconds, start-up, peak MiB, MB written."""
     out = Path(tempfile.mkdtemp(dir=WORK, prefix="job-"))
     try:
         start = timed(lambda: small(out / "small.zarr"))
@@ -233,7 +239,8 @@ def _tiles(size: int) -> Iterator[NDArray[np.uint8]]:
 
 
 def repeated_store(name: str, size: int, tile: NDArray[Any], step: int = 0) -> Path:
-    """A Zarr array (shards, chunks of 512) of copies of a tile of SIDE pixels; nonzero values grow by `step` from copy to copy."""
+    """A Zarr array (shards, chunks of 512) of copies of a tile of SIDE pixels; nonzero values grow by `step` from
+    copy to copy."""
     from tilekit.store import create_array, write_region
     from tilekit.tiling import Level
 

@@ -56,6 +56,8 @@ def measure(quick: bool = False) -> list[Row]:
     for name, (seconds, scores) in found.items():
         like = wanted if scores.shape == wanted.shape else wanted[:, :, ::factor, ::factor]
         away = float((scores - like).abs().max())
-        rows.append(row(name, seconds, "s", **{"times as fast": slowest / seconds, "largest difference": f"{away:.1e}"}))
+        rows.append(
+            row(name, seconds, "s", **{"times as fast": slowest / seconds, "largest difference": f"{away:.1e}"})
+        )
     n = wanted.shape[2] * wanted.shape[3]
     return [*rows, note(f"Patches of {PATCH[0]} x {PATCH[1]} in {side} x {side} pixels: {n:,} scores.")]

@@ -105,7 +105,8 @@ def from_zarr(kind: str, side: int) -> dict[str, float]:
 
     paths = [WORK / f"{kind}-{side}-{name}.zarr" for name in ("prediction", "truth")]
     for path, pixels in zip(paths, maps(kind, side), strict=True):
-        zarr.create_array(str(path), data=pixels, chunks=(512, 512), shards=(4096, 4096), overwrite=True, dimension_names=["y", "x"])  # fmt: skip
+        how: dict[str, Any] = {"chunks": (512, 512), "shards": (4096, 4096), "dimension_names": ["y", "x"]}
+        zarr.create_array(str(path), data=pixels, overwrite=True, **how)
     sources = [open_image(path) for path in paths]
 
     def read() -> None:
@@ -123,7 +124,12 @@ def measure(quick: bool = False) -> list[Row]:
     """Counting in memory, then the whole job."""
     side = 4096 if quick else 8192
     n = 100_000 * side**2 // 8192**2
-    said = {"classes": "21 classes, flat", "noise": "21 classes, noise", "discs": f"{n:,} discs", "cells": f"{n:,} cells"}
+    said = {
+        "classes": "21 classes, flat",
+        "noise": "21 classes, noise",
+        "discs": f"{n:,} discs",
+        "cells": f"{n:,} cells",
+    }
     rows = []
     for kind in said:
         found = case(memory, kind=kind, side=side)

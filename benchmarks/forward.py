@@ -115,6 +115,8 @@ def measure(quick: bool = False) -> list[Row]:
             "GFLOP/s": m["gflops"], "first call s": m["first"], "peak MiB": m["peak"]})
         for name, m in middle.items()
     ]  # fmt: skip
-    for precision in ("float32", "bfloat16"):
-        rows.append(row(f"matrices of 2,048², {precision}", case(matmul, precision=precision), "GFLOP/s"))
+    rows += [
+        row(f"matrices of 2,048², {precision}", case(matmul, precision=precision), "GFLOP/s")
+        for precision in ("float32", "bfloat16")
+    ]
     return [*rows, *(note(f"{name}: left out; {error}") for name, error in failed.items())]

@@ -52,8 +52,23 @@ def measure(quick: bool = False) -> list[Row]:
         a, b = runs[first], runs[last]
         times = last**2 // first**2
         rows += [
-            row(f"{said}: peak of a worker, {times} times the pixels", b["worker"], "MiB", limit=a["worker"], goal="≤ 1.1 x"),
-            row(f"{said}: peak of the driver, {times} times the pixels", b["driver"], "MiB", limit=a["driver"], goal="≤ 1.1 x"),
+            row(
+                f"{said}: peak of a worker, {times} times the pixels",
+                b["worker"],
+                "MiB",
+                limit=a["worker"],
+                goal="≤ 1.1 x",
+            ),
+            row(
+                f"{said}: peak of the driver, {times} times the pixels",
+                b["driver"],
+                "MiB",
+                limit=a["driver"],
+                goal="≤ 1.1 x",
+            ),
             row(f"{said}: driver's CPU per block, {last}²", driver, "ms", goal="≤ 4"),
         ]
-    return [*rows, note(f"Limits are the smallest image's. A tiny image: {start['worker_cpu'] + start['driver_cpu']:.1f} s.")]
+    return [
+        *rows,
+        note(f"Limits are the smallest image's. A tiny image: {start['worker_cpu'] + start['driver_cpu']:.1f} s."),
+    ]

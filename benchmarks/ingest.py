@@ -117,5 +117,7 @@ def measure(quick: bool = False) -> list[Row]:
         title = f"{size}², {kind} TIFF: ingest"
         rows.append(row(title, m["cpu"], "s", limit=m["limit"], ratio=m["ratio"], goal="≤ 1.2 x", job="ingest", **rate))
         alone = statistics.median(f["cpu"] / f["alone"] for f in found)
-        rows.append(row(f"{kind}: the same, coarser levels' zstd not counted", m["cpu"], "s", limit=m["alone"], ratio=alone))
+        rows.append(
+            row(f"{kind}: the same, coarser levels' zstd not counted", m["cpu"], "s", limit=m["alone"], ratio=alone)
+        )
     return rows

@@ -40,12 +40,16 @@ def markdown(name: str, results: Results) -> str | None:
 
 def text(result: Results) -> str:
     """A benchmark's table for the terminal."""
-    table = cells(result["rows"])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in table]
-    notes = [r["note"] for r in result["rows"] if "note" in r]
     failed = [f"FAILED: {result['failed']}"] if result["failed"] else []
-    return "\n".join([ran_on(result), *lines, *notes, *failed])
+    return "\n".join([ran_on(result), *([table(result["rows"])] if result["rows"] else []), *failed])
+
+
+def table(rows: list[Results]) -> str:
+    """Rows in columns, and the notes below."""
+    lines = cells(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = ["  ".join(cell.ljust(n) for cell, n in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*aligned, *(r["note"] for r in rows if "note" in r)])
 
 
 def ran_on(result: Results) -> str:

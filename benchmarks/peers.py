@@ -147,7 +147,10 @@ def segmentation(size: int, rounds: int, steps: int) -> list[Row]:
                     notes[name] = note(f"{name}: left out; {error}; `make peers` installs what is missing")
             say(f"peers: {name}")
     mine = statistics.median(r["cpu"] for r in runs["tilekit, one process"])
-    goals = {"MONAI sliding window, constant, as it comes": "≥ 3 x", "MONAI sliding window, constant, same allocator": "≥ 2 x"}
+    goals = {
+        "MONAI sliding window, constant, as it comes": "≥ 3 x",
+        "MONAI sliding window, constant, same allocator": "≥ 2 x",
+    }
     rows = []
     for name, found in runs.items():
         cpu, last = statistics.median(r["cpu"] for r in found), found[-1]
@@ -156,7 +159,11 @@ def segmentation(size: int, rounds: int, steps: int) -> list[Row]:
         rows.append(row(f"{size}²: {name}", cpu, "s", limit=mine, goal=goals.get(name), **more))
     differing = max(r["differing"] for name in runs if name.startswith("tilekit") for r in runs[name])
     rows.append(row(f"{size}²: pixels in which tilekit differs from one pass", differing, "", goal="= 0"))
-    return [*rows, *notes.values(), note("Limit: tilekit's CPU in one process; tilekit's max abs dp is that of `tilekit verify`.")]
+    return [
+        *rows,
+        *notes.values(),
+        note("Limit: tilekit's CPU in one process; tilekit's max abs dp is that of `tilekit verify`."),
+    ]
 
 
 def dask_labels(size: int) -> dict[str, Any]:
@@ -218,7 +225,11 @@ def weights(n: int, side: int, sample: int) -> dict[str, float]:
     ids = ridge(discs(side, n))
     cells = np.unique(ids)[1:]
     used = timed(lambda: recipe(ids, cells[:sample])) / sample * len(cells)
-    return {"recipe": used, "tilekit": statistics.median(timed(lambda: border_weights(ids)) for _ in range(3)), "away": away}
+    return {
+        "recipe": used,
+        "tilekit": statistics.median(timed(lambda: border_weights(ids)) for _ in range(3)),
+        "away": away,
+    }
 
 
 def measure(quick: bool = False) -> list[Row]:

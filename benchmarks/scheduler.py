@@ -66,7 +66,9 @@ def crowd(address: str, n_workers: int) -> None:
     from distributed import Worker
 
     async def live() -> None:
-        workers = [Worker(address, nthreads=THREADS_PER_WORKER, dashboard=False, memory_limit=0) for _ in range(n_workers)]
+        workers = [
+            Worker(address, nthreads=THREADS_PER_WORKER, dashboard=False, memory_limit=0) for _ in range(n_workers)
+        ]
         await asyncio.gather(*workers)
         await asyncio.gather(*(w.finished() for w in workers))
 
@@ -120,7 +122,9 @@ def measure(quick: bool = False) -> list[Row]:
         found = case(empty, n_blocks=n, workers=2)
         say(f"{n} blocks: {found}")
         more = {"wall ms/block": found["wall"], "driver's growth MiB": found["grown"]}
-        rows.append(row(f"{n:,} empty blocks, 2 workers: driver and scheduler", found["cpu"], "ms CPU", goal="≤ 4", **more))
+        rows.append(
+            row(f"{n:,} empty blocks, 2 workers: driver and scheduler", found["cpu"], "ms CPU", goal="≤ 4", **more)
+        )
     last = found
     for n_workers, n_blocks, sleep in [(4, 40, 0.1)] if quick else [(10, 2000, 0.1), (100, 6000, 1.0)]:
         found = case(sleeping, n_blocks=n_blocks, n_workers=n_workers, sleep=sleep)

@@ -108,6 +108,8 @@ def measure(quick: bool = False) -> list[Row]:
         *rows,
         row(title, m["cpu"], "s", limit=limit, job="weigh", **more),
         row(f"{size}²: rate per core", rate, "Mpx/s", goal="≥ 10"),
-        row(f"{size}²: peak memory, over that of {size // 2}²", m["peak"], "MiB", limit=quarter["peak"], goal="≤ 1.1 x"),
+        row(
+            f"{size}²: peak memory, over that of {size // 2}²", m["peak"], "MiB", limit=quarter["peak"], goal="≤ 1.1 x"
+        ),
         *(row(f"a block's {name}", s * 1e3, "ms", **{"Mpx/s": SIDE**2 / 1e6 / s}) for name, s in alone.items()),
     ]
