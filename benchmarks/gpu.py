@@ -93,9 +93,8 @@ def forward_rate(setting: dict[str, Any], core: int, how: str) -> dict[str, floa
     predictor = load(str(common.checkpoint(s.base, s.depth)), device=s.device, precision="bfloat16")
     network, halo = predictor.network, predictor.halo
     side = halo.before[0] + core + halo.after[0]
-    x = torch.randn(1, 1, side, side, device=s.device, dtype=torch.bfloat16).contiguous(
-        memory_format=torch.channels_last
-    )
+    x = torch.randn(1, 1, side, side, device=s.device, dtype=torch.bfloat16)
+    x = x.contiguous(memory_format=torch.channels_last)
     modes = {"compiled": "default", "graphs": "max-autotune"}
     run: Any = torch.compile(network, mode=modes[how], dynamic=False) if how in modes else network
     started = time.perf_counter()
@@ -118,7 +117,7 @@ def image(size: int) -> Path:
 
 
 def end_to_end(setting: dict[str, Any], workers: int) -> dict[str, float]:
-    """Wall seconds of predicting an image, a Zarr that tilekit has ingested, after a small one that opens the network."""
+    """Wall seconds of predicting an image that tilekit has ingested, after a small one that opens the network."""
     import tilekit
     from models import load
 

@@ -114,5 +114,5 @@ def shown(value: Any) -> str:
 
 def _markdown_table(table: list[list[str]]) -> str:
     header, *lines = table
-    rule = ["---", *("---:" for _ in header[1:])]
+    rule = ["---" if name in ("benchmark", "job", "what") else "---:" for name in header]
     return "".join(f"| {' | '.join(cell.replace('|', '∣') for cell in line)} |\n" for line in (header, rule, *lines))

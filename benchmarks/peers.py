@@ -43,8 +43,7 @@ def prepare(size: int, steps: int) -> None:
     part = Path(tempfile.mkdtemp(dir=WORK))
     specimen, whole = Specimen(size), Box((0, 0), (size, size))
     pixels = specimen.read(whole)
-    out = zarr.create_array(part / "image.zarr", shape=pixels.shape, chunks=(512, 512), dtype="uint8", dimension_names=["y", "x"])  # fmt: skip
-    out[:] = pixels
+    zarr.create_array(part / "image.zarr", data=pixels, chunks=(512, 512), dimension_names=["y", "x"])
     net = _trained(UNet(base=16, depth=3), steps)
     save(net, part / "net.safetensors", class_names=["background", "cell"])
     with torch.inference_mode():

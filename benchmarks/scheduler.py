@@ -66,9 +66,8 @@ def crowd(address: str, n_workers: int) -> None:
     from distributed import Worker
 
     async def live() -> None:
-        workers = [
-            Worker(address, nthreads=THREADS_PER_WORKER, dashboard=False, memory_limit=0) for _ in range(n_workers)
-        ]
+        how = {"nthreads": THREADS_PER_WORKER, "dashboard": False, "memory_limit": 0}
+        workers = [Worker(address, **how) for _ in range(n_workers)]
         await asyncio.gather(*workers)
         await asyncio.gather(*(w.finished() for w in workers))
 
@@ -79,7 +78,7 @@ def crowd(address: str, n_workers: int) -> None:
 
 
 def sleeping(n_blocks: int, n_workers: int, sleep: float) -> dict[str, float]:
-    """Milliseconds of CPU a block of the driver and of the scheduler, and what of the sleeping threads' rate was had."""
+    """Milliseconds of CPU a block of the driver and of the scheduler, and the share of the threads that were busy."""
     import psutil
     from distributed import Client
 
@@ -136,8 +135,8 @@ def measure(quick: bool = False) -> list[Row]:
     both = found["cpu"] + found["scheduler"]
     hours, apart = last["cpu"] * 1e6 / 1e3 / 3600, max(found["cpu"], found["scheduler"])
     said = (
-        f"Extrapolated, not measured: 10^6 blocks (1.7·10^13 pixels at 4096²) would take {hours:.1f} h of the driver's CPU "
-        f"at the last rate above; 1,000 workers with {both:.1f} ms a block for driver and scheduler, {apart:.1f} ms for the "
-        f"busier of the two, are kept busy where a block takes a worker more than {1000 * apart / 1e3:.1f} s."
+        f"Extrapolated, not measured: 10^6 blocks (1.7·10^13 pixels at 4096²) would take {hours:.1f} h of the "
+        f"driver's CPU at the last rate above; 1,000 workers with {both:.1f} ms a block for driver and scheduler, "
+        f"{apart:.1f} ms for the busier of the two, are kept busy where a block takes a worker more than {1000 * apart / 1e3:.1f} s."
     )
     return [*rows, note(said)]

@@ -106,8 +106,8 @@ def measure(quick: bool = False) -> list[Row]:
             ),
             "command": case(command, size=size)["seconds"],
         }  # fmt: skip
-        known |= {"serial over tiles": known["serial"] / known["tiles"], "dask over tiles": known["dask"] / known["tiles"],
-                  "command over best": known["command"] / known["best"]}  # fmt: skip
+        for name, limit in (("serial", "tiles"), ("dask", "tiles"), ("command", "best")):
+            known[f"{name} over {limit}"] = known[name] / known[limit]
         for name, value in known.items():
             found.setdefault(name, []).append(value)
         peaks.append(serial["peak"])
@@ -116,12 +116,12 @@ def measure(quick: bool = False) -> list[Row]:
     core = " x ".join(map(str, plan["core"]))
     return [
         row(f"{size}², forward passes of its {plan['n_tiles']} tiles, core {core}", m["tiles"], "s"),
-        row("segment in one process", m["serial"], "s", limit=m["tiles"], ratio=m["serial over tiles"], goal="≤ 1.05 x",
-            job="segment", **{"Mpx/s": megapixels / m["serial"], "peak MiB": max(peaks)}),
-        row("segment with one Dask worker", m["dask"], "s", limit=m["tiles"], ratio=m["dask over tiles"],
+        row(f"{size}², in one process", m["serial"], "s", limit=m["tiles"], ratio=m["serial over tiles"],
+            goal="≤ 1.05 x", job="segment", **{"Mpx/s": megapixels / m["serial"], "peak MiB": max(peaks)}),
+        row(f"{size}², with one Dask worker", m["dask"], "s", limit=m["tiles"], ratio=m["dask over tiles"],
             goal="≤ 1.10 x", **{"Mpx/s": megapixels / m["dask"]}),
-        row("best known forward pass (textbook network)", m["best"], "s"),
-        row("tilekit segment as it comes", m["command"], "s", limit=m["best"], ratio=m["command over best"],
+        row(f"{size}², best known forward pass (textbook network)", m["best"], "s"),
+        row(f"{size}², the command as it comes", m["command"], "s", limit=m["best"], ratio=m["command over best"],
             goal="≤ 1.25 x", **{"Mpx/s": megapixels / m["command"]}),
         row("redundancy of its tiles", plan["redundancy"], ""),
         row("redundancy of the paper's network", plan["paper"], "", goal="≤ 1.14"),

@@ -58,7 +58,7 @@ def one_core() -> None:
 
 
 def steps(depth: int, shapes: list[list[int]], ways: list[list[Any]], n: int = 3) -> list[float]:
-    """CPU seconds per megapixel of output of each step (batch, core), in each way (layout, precision); first one apart."""
+    """CPU seconds per megapixel of output of each shape (batch, core) in each way (layout, precision)."""
     import torch
 
     from models import UNet

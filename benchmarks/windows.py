@@ -68,7 +68,8 @@ def monai_merger(folder: Path, net: Any) -> Map:
     n = x.shape[-1]
     shapes: dict[str, Any] = {"merged_shape": (1, 2, n + WINDOW, n + WINDOW), "cropped_shape": (1, 2, n, n)}
     splitter = SlidingWindowSplitter(WINDOW, overlap=OVERLAP)
-    infer = PatchInferer(splitter, ZarrAvgMerger, batch_size=BATCH, store=str(folder / "merged.zarr"), chunks=(1, 2, 512, 512), **shapes)  # fmt: skip
+    where: dict[str, Any] = {"store": str(folder / "merged.zarr"), "chunks": (1, 2, 512, 512)}
+    infer = PatchInferer(splitter, ZarrAvgMerger, batch_size=BATCH, **where, **shapes)
     p = np.asarray(infer(x, lambda b: net(b).softmax(1))[0])
     store(folder, (p[1] > p[0]).astype(np.uint8))
     return p[1]  # type: ignore[no-any-return]
@@ -106,7 +107,8 @@ def dask_overlap(folder: Path, net: Any) -> None:
             return (y[1] > y[0]).numpy().astype(np.uint8)[: side[0], : side[1]]
 
     x = da.from_zarr(str(folder / "image.zarr")).rechunk(TILE)
-    y = da.map_overlap(classify, x, depth=depth, boundary="reflect", trim=False, dtype="uint8", chunks=x.chunks, meta=np.empty((0, 0), np.uint8))  # fmt: skip
+    made: dict[str, Any] = {"dtype": "uint8", "chunks": x.chunks, "meta": np.empty((0, 0), np.uint8)}
+    y = da.map_overlap(classify, x, depth=depth, boundary="reflect", trim=False, **made)
     out = zarr.create_array(folder / "out.zarr", shape=x.shape, chunks=(512, 512), dtype="uint8", overwrite=True)
     with dask.config.set(scheduler="threads", num_workers=2):
         da.store(y, out, lock=False)

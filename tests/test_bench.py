@@ -1,4 +1,4 @@
-"""The benchmarks' runner: rows to JSON to tables, one benchmark without the others, failures told; the page is not stale."""
+"""The benchmarks' runner: rows to JSON to tables, one benchmark alone, failures told; the page is not stale."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_benchmark_that_fails_is_told_with_its_reason_and_the_next_one_runs(
 
 
 def test_a_case_that_raises_or_hangs_is_an_error_with_its_reason() -> None:
-    with pytest.raises(common.CaseError, match="_hang: TypeError: .*unexpected keyword argument 'wrong'"):
+    with pytest.raises(common.CaseError, match=r"_hang: TypeError: .*unexpected keyword argument 'wrong'"):
         common.case(_hang, wrong=1)
     with pytest.raises(common.CaseError, match="_hang: took longer than 1 s"):
         common.case(_hang, timeout=1.0)
