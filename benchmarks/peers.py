@@ -233,7 +233,7 @@ def weights(n: int, side: int, sample: int) -> dict[str, float]:
 
 def measure(quick: bool = False) -> list[Row]:
     """Segmentation, labels, weights."""
-    size, rounds, steps = (1024, 1, 5) if quick else (4096, 2, 120)
+    size, rounds, steps = (1024, 1, 5) if quick else (4096, 1, 120)
     rows = segmentation(size, rounds, steps)
     rows += labels(2048 if quick else 4096)
     for n in (1000,) if quick else (1000, 5000):

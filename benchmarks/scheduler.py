@@ -136,8 +136,8 @@ def measure(quick: bool = False) -> list[Row]:
     hours, apart = last["cpu"] * 1e6 / 1e3 / 3600, max(found["cpu"], found["scheduler"])
     said = (
         f"Extrapolated, not measured: 10^6 blocks (1.7·10^13 pixels at 4096²) would take {hours:.1f} h of the driver's "
-        f"CPU at the last rate above. With {both:.1f} ms a block for driver and scheduler, {apart:.1f} ms for the busier "
-        f"of the two, 1,000 workers are kept busy where a block takes a worker more than {apart:.1f} s. The crowd lives "
+        f"CPU at the rate of the last empty ones. With {both:.1f} ms a block for driver and scheduler, {apart:.1f} ms for "
+        f"the busier, 1,000 workers are kept busy where a block takes a worker more than {apart:.1f} s. The crowd lives "
         "in one process, so that the share of its threads that slept is a lower bound."
     )
     return [*rows, note(said)]
