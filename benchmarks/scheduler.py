@@ -135,9 +135,9 @@ def measure(quick: bool = False) -> list[Row]:
     both = found["cpu"] + found["scheduler"]
     hours, apart = last["cpu"] * 1e6 / 1e3 / 3600, max(found["cpu"], found["scheduler"])
     said = (
-        f"Extrapolated, not measured: 10^6 blocks (1.7·10^13 pixels at 4096²) would take {hours:.1f} h of the driver's "
-        f"CPU at the rate of the last empty ones. With {both:.1f} ms a block for driver and scheduler, {apart:.1f} ms for "
-        f"the busier, 1,000 workers are kept busy where a block takes a worker more than {apart:.1f} s. The crowd lives "
-        "in one process, so that the share of its threads that slept is a lower bound."
+        f"Extrapolated, not measured: 10^6 blocks (1.7·10^13 pixels at 4096²) would take {hours:.1f} h of the "
+        f"driver's CPU at the rate of the last empty ones. With {both:.1f} ms a block for driver and scheduler, "
+        f"{apart:.1f} ms for the busier, 1,000 workers are kept busy where a block takes a worker more than "
+        f"{apart:.1f} s. The crowd lives in one process, so that the share of threads that slept is a lower bound."
     )
     return [*rows, note(said)]
