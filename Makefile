@@ -7,13 +7,14 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+PEERS := .venv/peers/.installed
 DEMO ?= demo-out
 PYTEST := $(BIN)/python -m pytest -n 2
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help install demo lint test test-all bench clean
+.PHONY: help install demo lint test test-all bench peers clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r a b; do printf '%-15s%s\n' "$$a" "$$b"; done
@@ -56,8 +57,15 @@ test: lint ## lint, then all quick tests
 test-all: lint ## the slow tests too
 	$(PYTEST) -m 'not gpu'
 
-bench: $(STAMP) ## the benchmarks, one after the other
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+bench: $(STAMP) $(PEERS) ## the benchmarks, 45 minutes; NAMES="label peers" picks some, QUICK=1 is small and keeps the docs
+	$(BIN)/python -m benchmarks.bench $(if $(QUICK),--quick) $(NAMES)
+
+peers: $(PEERS) ## what the benchmarks compare with, into a folder of its own
+
+$(PEERS): benchmarks/peers.txt $(STAMP)
+	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/peers -r benchmarks/peers.txt \
+	    || echo "peers cannot be installed: they will be left out"
+	@mkdir -p .venv/peers && touch $@
 
 clean: ## remove .venv, caches, builds and the demo's output
 	rm -rf .venv build dist $(DEMO) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

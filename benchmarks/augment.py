@@ -1,21 +1,22 @@
-"""What augmentation and losses cost, and a picture to look at: a grid and its truth, as they are and deformed.
+"""What augmentation and losses cost beside the step that they feed: CPU milliseconds of one thread.
 
-python benchmarks/augment.py [--picture grid.png]
+python -m benchmarks.augment grid.png draws a grid and its truth, as they are and deformed.
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import common
 import imagecodecs
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.common import Row
+from benchmarks.common import row as line
 from models import UNet
 from models.augment import Augmentation, Warp, apply, draw
 from models.losses import Loss
@@ -69,7 +70,7 @@ def draw_picture(path: Path) -> None:
     path.write_bytes(imagecodecs.png_encode(np.vstack([panel(*patch(warp, of, SIDE)) for warp in warps])))
 
 
-def cost_of_augmentation() -> list[tuple[str, str, str]]:
+def cost_of_augmentation() -> list[Row]:
     pixels, ids, weights = (
         torch.randn((1, 800, 800)),
         torch.zeros((800, 800), dtype=torch.uint8),
@@ -86,12 +87,9 @@ def cost_of_augmentation() -> list[tuple[str, str, str]]:
             warps, [pixels[:, y, x] for y, x in whole], [ids[s] for s in part], [weights[s] for s in part], SIDE, core
         )
 
-    def row(name: str, augmentation: Augmentation, core: Box | None) -> tuple[str, str, str]:
-        return (
-            f"{BATCH} patches of {SIDE}², {name}",
-            f"{milliseconds(lambda: batch(augmentation, core)):.1f} ms",
-            "60 ms",
-        )
+    def row(name: str, augmentation: Augmentation, core: Box | None) -> Row:
+        used = milliseconds(lambda: batch(augmentation, core))
+        return line(f"{BATCH} patches of {SIDE}², {name}", used, "ms", goal="≤ 60")
 
     return [
         row("flips", Augmentation(flip=True), None),
@@ -101,7 +99,7 @@ def cost_of_augmentation() -> list[tuple[str, str, str]]:
     ]
 
 
-def cost_of_losses() -> list[tuple[str, str, str]]:
+def cost_of_losses() -> list[Row]:
     network, x = UNet(base=16, depth=4).to(memory_format=torch.channels_last), torch.randn((BATCH, 1, SIDE, SIDE))
     logits = network(x).detach().requires_grad_()
     truth, weights = torch.randint(0, 2, (BATCH, *logits.shape[2:])), torch.ones((BATCH, *logits.shape[2:]))
@@ -115,29 +113,18 @@ def cost_of_losses() -> list[tuple[str, str, str]]:
 
     mixes = {"cross entropy": Loss(), "with Dice and focal": Loss(1, 1, 1)}
     rows = [
-        (
-            f"loss and gradient, {BATCH} x {SIDE - 184}², {name}",
-            f"{milliseconds(lambda m=m: step(m, logits)):.1f} ms",
-            "",
-        )
+        line(f"loss and gradient, {BATCH} x {SIDE - 184}², {name}", milliseconds(lambda m=m: step(m, logits)), "ms")  # type: ignore[misc]
         for name, m in mixes.items()
     ]
-    return [
-        *rows,
-        ("loss and a U-Net of base 16, depth 4: forward and backward", f"{milliseconds(whole, 5):.0f} ms", ""),
-    ]
+    return [*rows, line("loss and a U-Net of base 16, depth 4: forward and backward", milliseconds(whole, 5), "ms")]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--picture", type=Path, help="write the picture here, and measure nothing")
-    picture = parser.parse_args().picture
-    if picture:
-        return draw_picture(picture)
+def measure(quick: bool = False) -> list[Row]:
+    """Both, in this process."""
     torch.set_num_threads(1)
     keep_memory()
-    return common.table("CPU time of one thread", [*cost_of_augmentation(), *cost_of_losses()])
+    return [*cost_of_augmentation(), *([] if quick else cost_of_losses())]
 
 
 if __name__ == "__main__":
-    main()
+    draw_picture(Path(sys.argv[1]))

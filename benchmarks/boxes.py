@@ -1,18 +1,13 @@
 """Random boxes of 1,024 x 1,024 pixels against the libraries alone, and memory on an image of 100,000 x 100,000.
 
-    python benchmarks/boxes.py [--boxes 60]
-
 The limit is tifffile's own decoding of exactly the strips or tiles that a box touches, put together into the box, in
 CPU seconds; tifffile's Zarr store and rasterio's windows stand beside it. Every reader reads the same boxes in turn.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import struct
-import sys
 import time
 import warnings
 import zlib
@@ -25,17 +20,17 @@ import numpy as np
 import tifffile
 import zarr
 
+from benchmarks.common import WORK, Row, case, high_water, row
 from tilekit.box import Box
 from tilekit.sources import open_image
 
 SIDE, BOX = 8192, 1024
 HUGE, TILE = 100_000, 512
-SLIDES = Path(__file__).resolve().parents[2] / "shared" / "data"
 Reader = Callable[[int, int], Any]
 
 
 def make(work: Path) -> Iterator[tuple[str, Path]]:
-    """Each kind of file, made once; slides of other makers where there are any."""
+    """Each kind of file, made once."""
     rng = np.random.default_rng(0)
     yy, xx = np.mgrid[:SIDE, :SIDE].astype(np.float32)
     gray = (128 + 80 * np.sin(xx / 23) * np.cos(yy / 31) + rng.normal(0, 3, (SIDE, SIDE))).astype(np.uint8)
@@ -53,11 +48,6 @@ def make(work: Path) -> Iterator[tuple[str, Path]]:
             tifffile.imwrite(path, pixels, **options)
         yield name, path
     yield "COG, deflate", _cog(work / "boxes-cog.tif", gray)
-    for path in sorted([*SLIDES.rglob("*.svs"), *SLIDES.glob("large-crc-wsi/*.tif")]):
-        with tifffile.TiffFile(path) as tiff:
-            page = tiff.series[0].keyframe
-            if len(tiff.series[0]) == 1 and min(page.imagelength, page.imagewidth) >= BOX:
-                yield path.name, path
 
 
 def _cog(path: Path, pixels: np.ndarray[Any, Any]) -> Path:
@@ -121,7 +111,7 @@ READERS = {
 }
 
 
-def measure(path: Path, n_boxes: int) -> dict[str, float]:
+def measure_file(path: Path, n_boxes: int) -> dict[str, float]:
     """CPU milliseconds of a box, each reader's median; the first two must read the same pixels."""
     os.environ["GDAL_CACHEMAX"] = "1"  # MB: boxes are read once
     readers = {name: make_reader(path) for name, make_reader in READERS.items()}
@@ -157,9 +147,9 @@ def huge_tiff(path: Path) -> None:
     path.write_bytes(header + b"".join(tiles) + offsets + counts + directory)
 
 
-def memory(path: Path) -> dict[str, float]:
+def memory(name: str) -> dict[str, float]:
     """Peak resident memory in MiB once open, after 10 and after 100 boxes, one every 10,000 pixels."""
-    read = tilekit_source(path)
+    read = tilekit_source(Path(name))
     found = {"open": high_water()}
     for k, (top, left) in enumerate(product(range(0, HUGE, 10_000), repeat=2), start=1):
         assert read(top, left).shape == (BOX, BOX)
@@ -168,44 +158,23 @@ def memory(path: Path) -> dict[str, float]:
     return found
 
 
-def high_water() -> float:
-    """Peak resident memory of this process in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--boxes", type=int, default=60)
-    parser.add_argument("--memory", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.memory:
-        print(json.dumps(memory(given.memory)))
-        return
-
-    sys.path.insert(0, str(Path(__file__).parent))
-    from common import WORK, child, record, table  # imports torch, which the memory of the child must not hold
-
+def measure(quick: bool = False) -> list[Row]:
+    """Each kind of file, then the large one."""
     WORK.mkdir(parents=True, exist_ok=True)
-    rows, figures = [], {}
+    rows = []
     for kind, path in make(WORK):
-        found = measure(path, given.boxes)
-        alone = found["tifffile alone"]
-        for name, value in found.items():
-            ratio = value / alone
-            goal = "goal 1.20" if name == "tilekit" else ""
-            rows.append((f"{kind}: {name}", f"{value:.2f} ms", f"{ratio:.2f}   {goal}" if value != alone else ""))
-        figures[kind] = found
-    table(f"Boxes of {BOX} x {BOX} pixels: CPU milliseconds, medians of {given.boxes}, over tifffile alone", rows)
+        found = measure_file(path, 5 if quick else 60)
+        alone = found.pop("tifffile alone")
+        mine = found.pop("tilekit")
+        others = {name: f"{value / alone:.2f} x" for name, value in found.items()}
+        rows.append(row(kind, mine, "ms", limit=alone, goal="≤ 1.2 x", **others))
     huge = WORK / "huge.tif"
     if not huge.exists():
         huge_tiff(huge)
-    peaks = child(__file__, "--memory", str(huge))
-    rows = [(name, f"{value:.1f} MiB", "") for name, value in peaks.items()]
-    rows.append(("growth from 10 to 100 boxes", f"{peaks['100 boxes'] - peaks['10 boxes']:.1f} MiB", "goal 0"))
-    table(f"Peak memory, {HUGE} x {HUGE} pixels, a box every 10,000", rows)
-    record("boxes", {"boxes": figures, "memory": peaks})
-
-
-if __name__ == "__main__":
-    main()
+    peaks = case(memory, name=str(huge))
+    grown = peaks["100 boxes"] - peaks["10 boxes"]
+    return [
+        *rows,
+        *(row(f"{HUGE}² pixels, {name}: peak memory", value, "MiB") for name, value in peaks.items()),
+        row("growth from 10 to 100 boxes", grown, "MiB", goal="≤ 1"),
+    ]

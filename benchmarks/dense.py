@@ -1,17 +1,14 @@
-"""What a dense map of a patch classifier costs, four ways that give the same scores (models.dense), on one CPU core.
-
-python benchmarks/dense.py [--side 192]
-"""
+"""What a dense map of a patch classifier costs, four ways that give the same scores (models.dense), on one CPU core."""
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.common import Row, note, row
 from models.dense import a_trous, convolutionalize, shift_and_stitch, sliding_window, total_step
 
 PATCH = (64, 64)
@@ -38,10 +35,9 @@ def timed(function: Callable[[], Tensor]) -> tuple[float, Tensor]:
     return seconds, found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=192)
-    side = parser.parse_args().side
+def measure(quick: bool = False) -> list[Row]:
+    """Four ways, in this process."""
+    side = 96 if quick else 192
     torch.set_num_threads(1)
     torch.manual_seed(0)
     net, image = classifier(), torch.rand(1, 1, side, side)
@@ -56,13 +52,12 @@ def main() -> None:
     with torch.inference_mode():
         found = {name: timed(way) for name, way in ways.items()}
     slowest, wanted = found["patch by patch"]
-    n = wanted.shape[2] * wanted.shape[3]
-    print(f"patches of {PATCH[0]} x {PATCH[1]} in {side} x {side} pixels: {n} scores")
+    rows = []
     for name, (seconds, scores) in found.items():
         like = wanted if scores.shape == wanted.shape else wanted[:, :, ::factor, ::factor]
         away = float((scores - like).abs().max())
-        print(f"{name:36} {seconds:9.3f} s  {slowest / seconds:8.0f} times as fast  largest difference {away:.1e}")
-
-
-if __name__ == "__main__":
-    main()
+        rows.append(
+            row(name, seconds, "s", **{"times as fast": slowest / seconds, "largest difference": f"{away:.1e}"})
+        )
+    n = wanted.shape[2] * wanted.shape[3]
+    return [*rows, note(f"Patches of {PATCH[0]} x {PATCH[1]} in {side} x {side} pixels: {n:,} scores.")]
