@@ -29,9 +29,14 @@ def find_georeference(
 def _parse_place(place: Path, pixels: zarr.Array[Any], group: dict[str, Any]) -> Georeference | None:
     attributes = attributes_of(place)
     named = attributes.get("grid_mapping")
-    beside = place.parent / named if isinstance(named, str) and named else None
+    beside = place.parent / named if isinstance(named, str) and _is_name(named) else None
     mapping = attributes_of(beside) if beside is not None and is_array(beside) else {}
     return parse_georeference(attributes, group, mapping, _transform_of_coordinates(place, pixels))
+
+
+def _is_name(text: str) -> bool:
+    """True for what may be a folder beside others, and leads nowhere else."""
+    return text.isprintable() and 0 < len(text) <= 80 and "/" not in text and text not in (".", "..")
 
 
 def _transform_of_coordinates(place: Path, pixels: zarr.Array[Any]) -> Affine | None:
@@ -42,7 +47,7 @@ def _transform_of_coordinates(place: Path, pixels: zarr.Array[Any]) -> Affine | 
     folder, attributes = place.parent, attributes_of(place)
     named: Any = getattr(pixels.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS")
     names = [str(name) for name in named][-2:] if isinstance(named, list | tuple) else []
-    if len(names) < 2 or not all(name and is_array(folder / name) for name in names):
+    if len(names) < 2 or not all(_is_name(name) and is_array(folder / name) for name in names):
         return None
     y, x = (open_array(folder / name) for name in names)
     if (y.shape, x.shape) != (pixels.shape[-2:-1], pixels.shape[-1:]):
