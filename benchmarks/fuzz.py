@@ -48,6 +48,12 @@ def child(target: str, arguments: list[str]) -> None:
     """libFuzzer's loop."""
     import atheris
 
+    import tilekit.compiled
+    import tilekit.compiled_scores
+    import tilekit.compiled_weights
+    import tilekit.pyramid
+    import tilekit.stats  # noqa: F401 (numba compiles no function that is instrumented)
+
     with atheris.instrument_imports(include=LIBRARIES[target]):
         one = images() if target == "images" else group(target)
     import logging

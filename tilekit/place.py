@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -23,6 +24,10 @@ SCHEMES = ("s3", "gs", "az", "https", "http")
 PART_BYTES = 16 << 20
 """What is longer than two of these goes up in parts, so that each fits the time of a request on a slow line."""
 READ_AHEAD = 1 << 18
+SIGNED = re.compile(
+    r"[?&](sig|signature|x-amz-[-\w]+|x-goog-[-\w]+|awsaccesskeyid|access_?token|token)=", re.IGNORECASE
+)
+"""In a key, which may well hold a question mark: the query of a URL that was signed for somebody."""
 NAME_BYTES = 255
 """Of a file or folder, on the disks of Linux."""
 PAGE = 1000
@@ -65,7 +70,8 @@ def as_url(text: str) -> RemotePath:
         url = urlsplit(text)
     except ValueError:
         raise InputError(f"{scheme}://...: is no URL; correct it") from None
-    if "@" in url.netloc or (scheme.startswith("http") and (url.query or url.fragment)):
+    is_web = scheme.startswith("http")
+    if "@" in url.netloc or (is_web and (url.query or url.fragment)) or (not is_web and SIGNED.search(rest)):
         raise InputError(
             f"{scheme}://{url.hostname or ''}/...: a URL with a user, a query or a signature would be kept in the "
             "output; leave that away, and give credentials in the environment"
