@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -40,6 +41,17 @@ LIBRARIES = {
 }
 """What is instrumented, by target."""
 MEGABYTES = dict.fromkeys(LIBRARIES, 1024) | {"networks": 2048, "outputs": 2048}
+COMPILED = (
+    "boundaries",
+    "compiled",
+    "compiled_scores",
+    "compiled_weights",
+    "components",
+    "overlaps",
+    "pyramid",
+    "stats",
+)
+"""Modules that are not instrumented: numba compiles no function that is."""
 SUFFIXES = {b"II": ".tif", b"MM": ".tif", b"\x89P": ".png", b"\xff\xd8": ".jpg", b"\x93N": ".npy", b"\x89H": ".h5"}
 SUFFIXES |= {b"\0\0": ".jp2", b"BM": ".bmp", b"GI": ".gif", b"RI": ".webp", b"<V": ".vrt"}
 
@@ -48,12 +60,8 @@ def child(target: str, arguments: list[str]) -> None:
     """libFuzzer's loop."""
     import atheris
 
-    import tilekit.compiled
-    import tilekit.compiled_scores
-    import tilekit.compiled_weights
-    import tilekit.pyramid
-    import tilekit.stats  # noqa: F401 (numba compiles no function that is instrumented)
-
+    for name in COMPILED:
+        importlib.import_module(f"tilekit.{name}")
     with atheris.instrument_imports(include=LIBRARIES[target]):
         one = images() if target == "images" else group(target)
     import logging

@@ -39,7 +39,7 @@ def _bound(file: sqlite3.Connection, n_bytes: int) -> None:
     """Let the file's own views and triggers, which are programs, take no more than its length would explain."""
     file.execute("PRAGMA trusted_schema = OFF")
     file.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(n_bytes, 1 << 20))
-    steps = iter(range(1000 + n_bytes // 100))
+    steps = iter(range(100 + n_bytes // 100))
     file.set_progress_handler(lambda: next(steps, None) is None, STEP)
 
 

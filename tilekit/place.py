@@ -24,9 +24,7 @@ SCHEMES = ("s3", "gs", "az", "https", "http")
 PART_BYTES = 16 << 20
 """What is longer than two of these goes up in parts, so that each fits the time of a request on a slow line."""
 READ_AHEAD = 1 << 18
-SIGNED = re.compile(
-    r"[?&](sig|signature|x-amz-[-\w]+|x-goog-[-\w]+|awsaccesskeyid|access_?token|token)=", re.IGNORECASE
-)
+SIGNED = re.compile(r"[?&](sig|signature|x-(amz|goog)-[-\w]+|awsaccesskeyid|(access_?)?token)=", re.IGNORECASE)
 """In a key, which may well hold a question mark: the query of a URL that was signed for somebody."""
 NAME_BYTES = 255
 """Of a file or folder, on the disks of Linux."""

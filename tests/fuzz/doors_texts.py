@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from functools import cache
 from pathlib import Path
 
@@ -94,6 +96,20 @@ def _geopackage() -> list[bytes]:
     path = room() / "seed.gpkg"
     write_geopackage(path)
     return [path.read_bytes()]
+
+
+def endless_geopackage() -> bytes:
+    """Whose layer is a view with rows without end."""
+    path = room() / "endless.gpkg"
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        file.execute("CREATE TABLE gpkg_geometry_columns (table_name, column_name, srs_id)")
+        file.execute("INSERT INTO gpkg_geometry_columns VALUES ('a', 'geom', 0)")
+        file.execute(
+            "CREATE VIEW a AS WITH RECURSIVE c(rowid) AS (SELECT 1 UNION ALL SELECT rowid + 1 FROM c) "
+            "SELECT rowid, zeroblob(1000) AS geom FROM c"
+        )
+        file.commit()
+    return path.read_bytes()
 
 
 SQUARE = [[4, 4], [20, 4], [20, 20], [4, 20], [4, 4]]

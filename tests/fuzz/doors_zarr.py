@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import warnings
 from functools import cache
 from pathlib import Path
@@ -74,6 +75,11 @@ def with_checksum(data: bytes) -> bytes:
     if len(data) < length + 4:
         return data
     return data[:-4] + int(google_crc32c.value(data[-4 - length : -4])).to_bytes(4, "little")
+
+
+def shard_of(offset: int, length: int) -> bytes:
+    """A shard of 100 bytes that says this of each of its chunks."""
+    return bytes(100) + struct.pack("<QQ", offset, length) * (SHARD // CHUNK) ** 2 + bytes(4)
 
 
 def read_shard(inner: str, data: bytes) -> str:
