@@ -41,16 +41,7 @@ LIBRARIES = {
 }
 """What is instrumented, by target."""
 MEGABYTES = dict.fromkeys(LIBRARIES, 1024) | {"networks": 2048, "outputs": 2048}
-COMPILED = (
-    "boundaries",
-    "compiled",
-    "compiled_scores",
-    "compiled_weights",
-    "components",
-    "overlaps",
-    "pyramid",
-    "stats",
-)
+COMPILED = ("boundaries", "compiled", "compiled_scores", "compiled_weights", "components", "overlaps", "stats")
 """Modules that are not instrumented: numba compiles no function that is."""
 SUFFIXES = {b"II": ".tif", b"MM": ".tif", b"\x89P": ".png", b"\xff\xd8": ".jpg", b"\x93N": ".npy", b"\x89H": ".h5"}
 SUFFIXES |= {b"\0\0": ".jp2", b"BM": ".bmp", b"GI": ".gif", b"RI": ".webp", b"<V": ".vrt"}

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import pickle
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import zarr
 
 from tests.faults.harness import TILEKIT, environment, make_image, make_model, start
 from tests.looking.specimen import make_store, served
 from tilekit.errors import InputError, one_line
 from tilekit.place import as_path
+from tilekit.sources import open_image
 
 SECRET = "hunter2"
 
@@ -124,6 +130,30 @@ def test_no_file_and_no_message_tells_the_secret_of_a_url(where: str, tmp_path: 
     assert len(done.stderr.splitlines()) == 1
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(SECRET.encode() in data for data in (done.stdout.encode(), done.stderr.encode(), *written))
+
+
+class Harmful:
+    """What unpickling would run."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("unpickled",)
+
+
+@pytest.mark.parametrize("kind", ["coordinates", "pixels"])
+def test_a_zarr_of_pickles_is_refused_unread(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NUMCODECS_ALLOW_UNSAFE_PICKLE_DECODE", "1")
+    zarr.create_array("a.zarr/image", data=np.ones((8, 8), np.uint8), zarr_format=2, compressors=None)
+    Path("a.zarr/image/.zattrs").write_text(json.dumps({"_ARRAY_DIMENSIONS": ["y", "x"], "_CRS": "EPSG:32633"}))
+    document = {"zarr_format": 2, "dtype": "|O", "compressor": {"id": "pickle"}, "filters": [{"id": "vlen-utf8"}]}
+    document |= {"order": "C", "fill_value": ""}
+    for folder, sides in {"a.zarr/y": [8], "a.zarr/x": [8], "b.zarr": [8, 8]}.items():
+        Path(folder).mkdir()
+        Path(folder, ".zarray").write_text(json.dumps(document | {"shape": sides, "chunks": sides}))
+        Path(folder, ".".join("0" for _ in sides)).write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(InputError, match="never unpickled"):
+        open_image("a.zarr/image" if kind == "coordinates" else "b.zarr")
+    assert not Path("unpickled").exists()
 
 
 def test_what_a_file_says_does_not_move_the_terminal() -> None:

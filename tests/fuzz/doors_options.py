@@ -111,9 +111,10 @@ def _exchange(data: bytes) -> bytes:
     answer = b""
     with socket.create_connection(("127.0.0.1", port()), timeout=5) as connection, contextlib.suppress(OSError):
         connection.sendall(data)
-        connection.settimeout(0.2)
+        connection.settimeout(5 if b"\r\n\r\n" in data else 0.2)
         while len(answer) < 1 << 16 and (part := connection.recv(1 << 16)):
             answer += part
+            connection.settimeout(0.2)
     return answer
 
 

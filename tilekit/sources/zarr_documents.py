@@ -55,6 +55,10 @@ def open_array(path: Path) -> zarr.Array[Any]:
         array = _open(path)
     except Exception as error:
         raise InputError(f"{path}: cannot be opened as a Zarr array ({first_line(error)})") from None
+    if array.dtype.kind == "O" or "pickle" in {
+        getattr(c, "codec_id", "") for c in (*array.filters, *array.compressors)
+    }:
+        raise InputError(f"{path}: holds objects of Python, which are never unpickled; write numbers")
     nbytes = prod(array.chunks) * array.dtype.itemsize
     if nbytes > MAX_CHUNK_BYTES:
         raise InputError(

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilekit.errors import InputError
 from tilekit.georeference import Affine, Georeference
 from tilekit.geozarr import parse_georeference, transform_of_centers
-from tilekit.sources.zarr_documents import attributes_of, is_array, open_array
+from tilekit.place import is_url
+from tilekit.sources.zarr_documents import attributes_of, first_line, is_array, open_array
 
 if TYPE_CHECKING:
     import zarr
@@ -54,7 +56,17 @@ def _transform_of_coordinates(place: Path, pixels: zarr.Array[Any]) -> Affine | 
         return None
     if not {"_CRS", "grid_mapping"} & set(attributes) and not _have_standard_names(*(folder / n for n in names)):
         return None
-    return transform_of_centers(np.asarray(y[:]), np.asarray(x[:]))
+    return transform_of_centers(_numbers(folder / names[0], y), _numbers(folder / names[1], x))
+
+
+def _numbers(path: Path, array: zarr.Array[Any]) -> np.ndarray[Any, Any]:
+    """All of a small array."""
+    try:
+        return np.asarray(array[:])
+    except Exception as error:
+        if isinstance(error, OSError) and is_url(path):
+            raise  # its server is away
+        raise InputError(f"{path}: cannot be decoded ({first_line(error)}); copy or write the store again") from None
 
 
 def _have_standard_names(y: Path, x: Path) -> bool:
