@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help install demo lint test test-all bench peers clean
+.PHONY: help install demo lint test test-all bench peers fuzz audit clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r a b; do printf '%-15s%s\n' "$$a" "$$b"; done
@@ -66,6 +66,14 @@ $(PEERS): benchmarks/peers.txt $(STAMP)
 	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/peers -r benchmarks/peers.txt \
 	    || echo "peers cannot be installed: they will be left out"
 	@mkdir -p .venv/peers && touch $@
+
+fuzz: $(STAMP) ## ten minutes of coverage-guided fuzzing of each of seven targets (atheris, of its own folder)
+	$(BIN)/python -m pip install --quiet --target build/fuzz --no-deps atheris
+	PYTHONPATH=build/fuzz nice $(BIN)/python benchmarks/fuzz.py all --out build/fuzz-out
+
+audit: $(STAMP) ## known vulnerabilities of the pinned packages, by pip-audit (of its own folder) and the PyPI advisories
+	$(BIN)/python -m pip install --quiet --target build/audit pip-audit
+	PYTHONPATH=build/audit $(BIN)/python -m pip_audit --disable-pip --no-deps -r constraints.txt
 
 clean: ## remove .venv, caches, builds and the demo's output
 	rm -rf .venv build dist $(DEMO) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -34,7 +34,7 @@ from flows.train_command import train
 from flows.view_command import view
 from flows.weigh_command import weigh
 from tilekit import __version__
-from tilekit.errors import InputError, RunError
+from tilekit.errors import InputError, RunError, one_line
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__
@@ -175,7 +175,7 @@ def main() -> NoReturn:
 
 
 def _fail(code: int, message: str) -> int:
-    typer.echo(f"tilekit: {' '.join(message.split())}", err=True)
+    typer.echo(f"tilekit: {one_line(' '.join(message.split()))}", err=True)
     return code
 
 

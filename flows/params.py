@@ -247,7 +247,7 @@ def parse_channels(text: str | None) -> tuple[int | str, ...] | None:
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise InputError(f"--channels {text}: is no list of channels; write numbers or names like DAPI,2")
-    return tuple(int(part) if part.isdecimal() else part for part in parts)
+    return tuple(int(part) if part.isdecimal() and len(part) < 10 else part for part in parts)
 
 
 def parse_pixel_size(text: str | None) -> tuple[float, float] | None:

@@ -18,7 +18,7 @@ def parse_bytes(text: str | None) -> int | None:
     """
     if text is None:
         return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
+    found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([kmgt]?i?)b?\s*", text.lower())
     if not found or found[2] not in UNITS:
         raise InputError(f"--memory {text}: is no size; write it like 4GB or 512MiB")
     return int(float(found[1]) * UNITS[found[2]])
@@ -47,7 +47,7 @@ def parse_box(text: str | None) -> Box | None:
     """
     if text is None:
         return None
-    found = re.fullmatch(r"\s*(\d+):(\d+),(\d+):(\d+)\s*", text)
+    found = re.fullmatch(r"\s*(\d{1,18}):(\d{1,18}),(\d{1,18}):(\d{1,18})\s*", text)
     if not found or int(found[1]) >= int(found[2]) or int(found[3]) >= int(found[4]):
         raise InputError(f"--box {text}: is no box; write it like y0:y1,x0:x1 with the smaller number first")
     y0, y1, x0, x1 = map(int, found.groups())

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from models.header import FORMAT_VERSION, Header
 from models.starters import starters
 from tilekit.copies import fetched, staged
+from tilekit.documents import parse_json
 from tilekit.errors import InputError
 from tilekit.place import as_path, is_url
 
@@ -173,8 +174,8 @@ def _read_entries(path: str, file: BinaryIO, file_bytes: int) -> dict[str, Any]:
 
 def _parse(path: str, text: str | bytes) -> dict[str, Any]:
     try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
+        parsed = parse_json(text)
+    except ValueError:
         parsed = None
     if not isinstance(parsed, dict):
         raise InputError(f"{path}: its description is damaged; copy it again or {_WAY_OUT}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
 import tomllib
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,15 @@ from zipfile import BadZipFile, ZipFile
 
 from models.meaning import KEYS
 from models.pickles import WAY_OUT, refuse_pickle
+from tilekit.documents import parse_json
 from tilekit.errors import InputError
+from tilekit.place import beside
 
 PACKAGES = ("rdf.yaml", "bioimageio.yaml")
+DAMAGED = (BadZipFile, EOFError, OSError, RuntimeError, KeyError, zlib.error)
+"""What reading a zip archive ends with; RuntimeError is of encryption, and of compressions that are not known."""
+MAX_PART = 1 << 31
+"""Bytes of a file in a package: ONNX knows no longer ones."""
 _OWN = {"import", "arguments", "weights", "onnx", "in_channels", "halo", "stride"}
 
 
@@ -40,6 +47,8 @@ class Described:
         total = hashlib.sha256()
         for file in self.files:
             try:
+                if not file.is_file():  # a device would be read for ever
+                    raise FileNotFoundError(errno.ENOENT, "no such file")
                 with open(file, "rb") as opened:
                     total.update(hashlib.file_digest(opened, "sha256").digest())
             except OSError as error:
@@ -80,11 +89,9 @@ def describe(path: Path) -> Described | None:
 
 def _from_text(path: Path) -> Described:
     try:
-        stored = (tomllib.loads if path.suffix.lower() == ".toml" else json.loads)(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(
-            f"{path}: is no {path.suffix[1:].upper()} ({str(error).splitlines()[0]}); correct it"
-        ) from None
+        stored = (tomllib.loads if path.suffix.lower() == ".toml" else parse_json)(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is no {path.suffix[1:].upper()} ({error}); correct it") from None
     if not isinstance(stored, dict) or not {"import", "onnx"} & stored.keys():
         raise InputError(f"{path}: names no network; give import and weights, or onnx (docs/networks.md)")
     unknown = sorted(stored.keys() - KEYS - _OWN)
@@ -98,20 +105,23 @@ def _from_text(path: Path) -> Described:
     name = stored["onnx" if kind == "onnx" else "weights"]
     if not isinstance(name, str):
         raise InputError(f"{path}: {name!r} is no name of a file")
-    refuse_pickle(path.parent / name)
-    return Described(path, kind, stored, (path, path.parent / name))
+    file = beside(path.parent, name)
+    refuse_pickle(file)
+    return Described(path, kind, stored, (path, file))
 
 
 def _zipped(path: Path) -> Described:
     try:
         with ZipFile(path) as archive:
             names = archive.namelist()
+            if any(info.file_size > MAX_PART for info in archive.infolist()):
+                raise InputError(f"{path}: claims a part of more than {MAX_PART} bytes; unpack it")
             found = next((name for name in PACKAGES if name in names), None)
             if found is None:
                 what = "a TorchScript or torch archive" if any(n.endswith(".pkl") for n in names) else "no package"
                 raise InputError(f"{path}: is {what}, it has no {' or '.join(PACKAGES)}; {WAY_OUT}")
             return _package(path, archive.read(found), path)
-    except (BadZipFile, EOFError, OSError) as error:
+    except DAMAGED as error:
         raise InputError(f"{path}: is no whole zip archive ({error}); copy it again") from None
 
 
@@ -121,5 +131,8 @@ def _package(path: Path, text: bytes, file: Path) -> Described:
     stored = read_package(path, text)
     if path.suffix == ".zip":
         return Described(path, "bioimage", stored, (path,))
-    weights = (path if path.is_dir() else path.parent) / stored["onnx"]
+    folder = path if path.is_dir() else path.parent
+    weights = beside(folder, stored["onnx"])
+    if ".." in weights.parts or not weights.is_relative_to(folder):
+        raise InputError(f"{path}: names weights outside of the package, {stored['onnx']}; put them into it")
     return Described(path, "bioimage", stored, (file, weights))

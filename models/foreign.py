@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.described import Described, describe
+from models.described import DAMAGED, Described, describe
 from models.geometry import Costs, Geometry, store_geometry, stored_geometry
 from models.meaning import Meaning
 from models.receptive import Reach
@@ -269,7 +269,7 @@ def open_for_probe(described: Described) -> Probed:
 def _onnx_bytes(described: Described) -> bytes:
     try:
         return described.onnx_bytes()
-    except (OSError, KeyError) as error:
+    except DAMAGED as error:
         raise InputError(f"{described.path}: its weights {described.stored['onnx']} are not there ({error})") from None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.receptive import Reach
+from tilekit.documents import parse_json
 
 FORMAT = 1
 
@@ -47,7 +48,7 @@ class Geometry:
 def stored_geometry(model: Path, digest: str) -> Geometry | None:
     """What was measured of this state of a network; None where nothing was."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        stored = json.loads(_beside(model).read_text())
+        stored = parse_json(_beside(model).read_bytes())
         if stored["format"] == FORMAT and stored["digest"] == digest:
             return Geometry.of(stored["geometry"])
     return None

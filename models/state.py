@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from models.checkpoint import write_tensors
+from tilekit.documents import parse_json
 from tilekit.errors import InputError
 
 
@@ -73,7 +74,7 @@ def read_state(
     """Put a stored state into network, average and optimizer; InputError where it is torn or of other arguments."""
     try:
         with safe_open(path, "pt") as file:
-            described = json.loads((file.metadata() or {})["tilekit.training"])
+            described = parse_json((file.metadata() or {})["tilekit.training"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         stored = described["arguments"]
         progress = Progress(**described["progress"])
@@ -85,9 +86,13 @@ def read_state(
     if differing:
         what = "; ".join(f"{k} was {stored.get(k)!r}, is {arguments.get(k)!r}" for k in differing[:3])
         raise InputError(f"{path}: cannot be resumed with other arguments: {what}; change them back, or train anew")
-    network.load_state_dict({k.removeprefix("network."): t for k, t in tensors.items() if k.startswith("network.")})
-    for name, tensor in average.items():
-        tensor.copy_(tensors[f"average.{name}"])
+    own = {k.removeprefix("network."): t for k, t in tensors.items() if k.startswith("network.")}
+    try:
+        network.load_state_dict(own)
+        for name, tensor in average.items():
+            tensor.copy_(tensors[f"average.{name}"])
+    except (RuntimeError, KeyError) as error:
+        raise InputError(f"{path}: its tensors are not the network's ({error}); train without --resume") from None
     entries: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tilekit.box import Box
+from tilekit.documents import parse_json
+from tilekit.errors import InputError
 from tilekit.ledger import FOLDER, Requests, write_atomic
 from tilekit.tiling import BlockGrid
 
@@ -26,10 +28,14 @@ class Boxes:
     def read(cls, out: Path, stage: str) -> Boxes:
         """Those of an output; none where it has not begun."""
         try:
-            stored = json.loads(_path(out, stage).read_bytes())
+            stored = parse_json(_path(out, stage).read_bytes())
+            return cls(tuple(None if b is None else _box(*b) for b in stored))
         except (FileNotFoundError, NotADirectoryError):
             return cls()
-        return cls(tuple(None if b is None else Box(tuple(b[0]), tuple(b[1])) for b in stored))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{_path(out, stage)}: is no record of boxes ({error}); start over with --overwrite"
+            ) from None
 
     def write(self, out: Path, stage: str) -> None:
         """Keep them; on disk when this returns."""
@@ -67,6 +73,13 @@ class Boxes:
         if box is not None:
             return block.intersect(box.coarser(1 << level)).n_pixels > 0
         return level > 0 or not any(b is not None and b.contains(block) for b in self.boxes[:number])
+
+
+def _box(start: list[int], stop: list[int]) -> Box:
+    (y0, x0), (y1, x1) = start, stop
+    if not all(type(n) is int and n >= 0 for n in (y0, x0, y1, x1)):
+        raise ValueError(f"{start} to {stop} is no box")
+    return Box((y0, x0), (y1, x1))
 
 
 def _path(out: Path, stage: str) -> Path:

@@ -15,6 +15,8 @@ from tilekit.polygons import Feature, Points
 
 START = b"SQLite format 3\0"
 ENVELOPE_BYTES = (0, 32, 48, 48, 64)
+STEP = 10_000
+"""Instructions of SQLite between two looks at how many there were."""
 POLYGON, COLLECTIONS = 3, (6, 7)
 """Types of geometry: a polygon, and a multi-polygon or collection of geometries."""
 
@@ -24,12 +26,21 @@ def read_geopackage(path: Path) -> tuple[str | None, list[Feature]]:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as file:
             file.row_factory = sqlite3.Row
+            _bound(file, path.stat().st_size)
             return _read_layer(file, path)
-    except (sqlite3.Error, struct.error, ValueError, IndexError, RecursionError) as error:
+    except (sqlite3.Error, struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         reason = " ".join(str(error).split())[:100]
         raise InputError(f"{path}: is no GeoPackage of polygons ({reason}); export polygons") from None
+
+
+def _bound(file: sqlite3.Connection, n_bytes: int) -> None:
+    """Let the file's own views and triggers, which are programs, take no more than its length would explain."""
+    file.execute("PRAGMA trusted_schema = OFF")
+    file.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(n_bytes, 1 << 20))
+    steps = iter(range(100 + n_bytes // 100))
+    file.set_progress_handler(lambda: next(steps, None) is None, STEP)
 
 
 def _read_layer(file: sqlite3.Connection, path: Path) -> tuple[str | None, list[Feature]]:

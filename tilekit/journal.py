@@ -6,13 +6,13 @@ the next number begins.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tilekit.copies import remove_tree
+from tilekit.documents import parse_json
 from tilekit.place import RemotePath
 
 PART_BYTES = 1 << 18
@@ -55,7 +55,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         with part.open("rb") as file:
             for text in file:
                 try:
-                    line = json.loads(text)
+                    line = parse_json(text)
                 except ValueError:
                     continue
                 if isinstance(line, dict):

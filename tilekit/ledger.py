@@ -26,12 +26,15 @@ from typing import Any
 
 from tilekit import journal
 from tilekit.copies import staged
+from tilekit.documents import parse_json
 from tilekit.errors import InputError
 from tilekit.lock import FOLDER as FOLDER
 from tilekit.lock import check_held
 from tilekit.place import RemotePath
 from tilekit.store import shard_is_sound
 
+MAX_BLOCKS = 10**8
+"""More than any run has: the record of an output may come from elsewhere, and takes three bytes a block."""
 Summary = dict[str, Any]
 Fold = Callable[[Summary, Summary], Summary]
 
@@ -54,7 +57,7 @@ class Ledger:
         self._requests = requests
         self.folder = out / FOLDER / stage
         self.n_blocks = n_blocks
-        self.fold = fold
+        self._fold = fold
         self.summary: Summary = {}
         self._counted = bytearray(n_blocks)  # in the summary
         self._done = bytearray(n_blocks)  # recorded, and every shard sound
@@ -86,6 +89,15 @@ class Ledger:
                 f"{self.out}: was begun with other arguments ({'; '.join(differences)}); "
                 "repeat those, or start over with --overwrite"
             )
+
+    def fold(self, total: Summary, part: Summary) -> Summary:
+        """The sum of two summaries; InputError where a recorded one is none."""
+        try:
+            return self._fold(total, part)
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            raise InputError(
+                f"{self.folder}: its record is damaged ({type(error).__name__}: {error}); start over with --overwrite"
+            ) from None
 
     def replay(self) -> None:
         """Take up what was recorded; a block whose shards are not as recorded is to be done again."""
@@ -232,10 +244,11 @@ def _last_written(folder: Path) -> dict[str, Any]:
 def read_arguments(out: Path, stage: str) -> dict[str, Any] | None:
     """What a stage of an output was asked for, None where it never began or the record of it is torn."""
     try:
-        arguments = json.loads((out / FOLDER / stage / "arguments.json").read_bytes())
+        arguments = parse_json((out / FOLDER / stage / "arguments.json").read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    return arguments if isinstance(arguments, dict) and "blocks" in arguments else None
+    blocks = arguments.get("blocks") if isinstance(arguments, dict) else None
+    return arguments if type(blocks) is int and 0 <= blocks <= MAX_BLOCKS else None
 
 
 def stages(out: Path) -> list[dict[str, Any]]:
@@ -273,8 +286,27 @@ def _log(folder: Path) -> Path:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """Whole lines of a ledger; a torn one is passed over, its blocks are done again."""
     for line in journal.read_lines(path):
-        if all(isinstance(line.get(k), dict) for k in ("blocks", "summary")):
+        if _is_whole(line):
             yield line
+
+
+def _is_whole(line: dict[str, Any]) -> bool:
+    """True for what a run of tilekit writes: an output may come from elsewhere."""
+    blocks, each, requests = line.get("blocks"), line.get("each", {}), line.get("requests", 0)
+    if not isinstance(blocks, dict) or not isinstance(each, dict) or type(requests) is not int:
+        return False
+    if not all(i.isdecimal() and len(i) < 10 for i in (*blocks, *each)):
+        return False
+    summaries = (line.get("summary"), *each.values())
+    return all(isinstance(s, dict) for s in summaries) and all(map(_are_shards, blocks.values()))
+
+
+def _are_shards(shards: Any) -> bool:
+    """True for a list of (path below the output, bytes, digest)."""
+    return isinstance(shards, list) and all(
+        isinstance(s, list) and [type(part) for part in s] == [str, int, str] and s[0].isprintable() and len(s[0]) < 200
+        for s in shards
+    )
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:

@@ -19,6 +19,7 @@ from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
 
+from tilekit.documents import parse_json
 from tilekit.errors import InputError, RunError
 from tilekit.place import RemotePath
 
@@ -146,7 +147,7 @@ def _keep_beating(out: RemotePath, path: RemotePath, content: dict[str, Any], ta
 
 def _read(path: RemotePath) -> dict[str, Any]:
     try:
-        held = json.loads(path.read_bytes())
+        held = parse_json(path.read_bytes())
     except ValueError:
         return {}
     return held if isinstance(held, dict) else {}

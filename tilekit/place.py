@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -23,6 +24,10 @@ SCHEMES = ("s3", "gs", "az", "https", "http")
 PART_BYTES = 16 << 20
 """What is longer than two of these goes up in parts, so that each fits the time of a request on a slow line."""
 READ_AHEAD = 1 << 18
+SIGNED = re.compile(r"[?&](sig|signature|x-(amz|goog)-[-\w]+|awsaccesskeyid|(access_?)?token)=", re.IGNORECASE)
+"""In a key, which may well hold a question mark: the query of a URL that was signed for somebody."""
+NAME_BYTES = 255
+"""Of a file or folder, on the disks of Linux."""
 PAGE = 1000
 """Objects of a listing that a server tells at once."""
 ZARR_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
@@ -39,7 +44,19 @@ def as_path(where: str | os.PathLike[str]) -> Path:
     if isinstance(where, RemotePath):
         return where
     text = os.fspath(where)
-    return as_url(text) if is_url(text) else Path(text).expanduser()
+    return as_url(text) if is_url(text) else _as_local(text)
+
+
+def _as_local(text: str) -> Path:
+    """A path that a disk may have; InputError for a name that none takes."""
+    try:
+        longest = max(len(os.fsencode(part)) for part in text.split("/"))
+        path = Path(text).expanduser()
+    except (ValueError, RuntimeError):  # no text of UTF-8; a home that nobody has
+        longest, path = NAME_BYTES + 1, Path()
+    if longest > NAME_BYTES or "\0" in text:
+        raise InputError(f"{text:.80}: is no name that a disk takes; correct it")
+    return path
 
 
 def as_url(text: str) -> RemotePath:
@@ -47,8 +64,12 @@ def as_url(text: str) -> RemotePath:
     scheme, _, rest = text.partition("://")
     if scheme not in SCHEMES:
         raise InputError(f"{scheme}://...: is no URL that can be used; give one of s3, gs, az, https, or a local path")
-    url = urlsplit(text)
-    if "@" in url.netloc or (scheme.startswith("http") and (url.query or url.fragment)):
+    try:
+        url = urlsplit(text)
+    except ValueError:
+        raise InputError(f"{scheme}://...: is no URL; correct it") from None
+    is_web = scheme.startswith("http")
+    if "@" in url.netloc or (is_web and (url.query or url.fragment)) or (not is_web and SIGNED.search(rest)):
         raise InputError(
             f"{scheme}://{url.hostname or ''}/...: a URL with a user, a query or a signature would be kept in the "
             "output; leave that away, and give credentials in the environment"
@@ -60,7 +81,7 @@ def as_url(text: str) -> RemotePath:
 
 def beside(folder: Path, text: str) -> Path:
     """What a text in a file of this folder names: a URL as it is, a path from the folder on."""
-    return as_url(text) if is_url(text) else folder / Path(text).expanduser()
+    return as_url(text) if is_url(text) else folder / _as_local(text)
 
 
 def is_url(where: Any) -> bool:

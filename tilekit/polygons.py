@@ -4,7 +4,6 @@ every box of an image shows the same."""
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil, floor, isfinite
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilekit.box import Box
+from tilekit.documents import parse_json
 from tilekit.errors import InputError
 
 Points = NDArray[np.float64]
@@ -111,12 +111,12 @@ def read_geojson(path: Path, project: Callable[[str | None, Points], Project]) -
 def parse_geojson(data: bytes, path: Path) -> tuple[str | None, list[Feature]]:
     """The CRS that a GeoJSON file names, if any, and its features; a list of features, as QuPath writes, is one too."""
     try:
-        document = json.loads(data)
+        document = parse_json(data)
         parts = document if isinstance(document, list) else _features(document)
-        features = [(_rings(part), part.get("properties") or {}) for part in parts]
+        features = [(_rings(part), dict(part.get("properties") or {})) for part in parts]
         crs = document.get("crs") if isinstance(document, dict) else None
         return None if crs is None else str(crs["properties"]["name"]), features
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
         raise InputError(f"{path}: is no GeoJSON of polygons ({_reason(error)}); export polygons") from None
 
 

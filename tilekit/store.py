@@ -49,9 +49,9 @@ def group_attributes(path: Path) -> dict[str, Any]:
         return {}
     try:
         return dict(zarr.open_group(as_zarr(path), mode="r").attrs)
-    except InputError:
-        raise
-    except ValueError as error:
+    except Exception as error:  # zarr fails in many ways over metadata that contradict themselves
+        if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None):
+            raise
         raise InputError(f"{path}: its metadata is damaged ({error}); start over with --overwrite") from None
 
 
@@ -75,7 +75,7 @@ def update_group(path: Path, version: str, attributes: dict[str, Any]) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another output") from error
     except InputError:
         raise
-    except ValueError as error:
+    except Exception as error:
         raise InputError(f"{path}: its metadata is damaged ({error}); start over with --overwrite") from None
 
 
@@ -148,7 +148,11 @@ def is_array_of(path: Path, level: Level, leading: Sequence[int], dtype: Any) ->
     ones = (1,) * len(leading)
     try:
         array = zarr.open_array(as_zarr(path), mode="r")
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):  # not there, or its metadata is torn
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        raise
+    except Exception:  # its metadata is torn
         return False
     side = array.shards or array.chunks
     return (array.shape, array.chunks, side, array.dtype) == (
@@ -298,12 +302,15 @@ def shard_is_sound(root: Path, shard: Sequence[Any], *, digest: bool = True) -> 
     So it is with an object, which its server has whole or not at all, to spare a resume the way of all its bytes.
     """
     key, length, recorded = shard
-    if digest and not isinstance(root, RemotePath):
-        return bool(shard_record(root, key) == (key, length, recorded))
+    if ".." in key.split("/") or key.startswith("/"):  # of an output that came from elsewhere
+        return False
     try:
-        return bool((root / key).stat().st_size == length)
-    except FileNotFoundError:
+        if (root / key).stat().st_size != length:
+            return False
+    except (FileNotFoundError, NotADirectoryError):
         return bool(length == -1)
+    is_read = digest and not isinstance(root, RemotePath)
+    return not is_read or bool(shard_record(root, key) == (key, length, recorded))
 
 
 def sweep_partial(root: Path) -> int:

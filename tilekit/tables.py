@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tilekit.copies import fetched, staged
+from tilekit.errors import InputError
 from tilekit.store import Shard, shard_record
+
+MAX_ROWS = 1 << 24
+"""Of a row group, which is in memory at once."""
 
 
 class TableWriter:
@@ -51,15 +56,31 @@ def read_rows(path: Path, where: Sequence[tuple[str, str, Any]]) -> dict[str, An
     """Columns of the rows that meet all conditions, (column, "==" or ">=" ..., value) each, as arrays."""
     import pyarrow.parquet as pq
 
-    found = pq.read_table(fetched(path), filters=list(where))
-    return {name: found[name].to_numpy() for name in found.column_names}
+    with _told(path):
+        found = pq.read_table(fetched(path), filters=list(where))
+        return {name: found[name].to_numpy() for name in found.column_names}
 
 
 def read_parts(path: Path) -> Iterator[dict[str, Any]]:
     """Columns of one row group after another."""
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(fetched(path)) as file:
+    with _told(path), pq.ParquetFile(fetched(path)) as file:
         for i in range(file.num_row_groups):
+            if (n := file.metadata.row_group(i).num_rows) > MAX_ROWS:  # which a file of 1 kB may claim
+                raise InputError(f"{path}: has {n} rows in one group, at most {MAX_ROWS} are read; write it again")
             part = file.read_row_group(i)
             yield {name: part[name] for name in part.column_names}
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Whatever pyarrow says of a damaged file as one line."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None):
+            raise  # the disk's own
+        raise InputError(f"{path}: is no whole table ({error!s:.200}); make it again with tilekit label") from None

@@ -20,6 +20,7 @@ from flows.looking.pictures import draw_store
 from flows.looking.shown import Labels, channels_of, coarse_plane, open_store
 from flows.score_pictures import confusion_svg
 from tilekit import __version__
+from tilekit.documents import parse_json
 from tilekit.errors import InputError
 from tilekit.jobs.record import class_counts, stage_times
 from tilekit.ledger import write_atomic
@@ -103,11 +104,11 @@ def find_scores(out: Path) -> list[Scores]:
     if not path.is_file():
         return []
     try:
-        found = json.loads(path.read_bytes())
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or "kind" not in found.get("first", found):
-        raise InputError(f"{path}: holds no scores of tilekit evaluate; remove it, or evaluate again")
+        found = parse_json(path.read_bytes())
+        _scores(found, {})
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{path}: holds no scores of tilekit evaluate ({reason}); evaluate again") from None
     return [found]
 
 

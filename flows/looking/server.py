@@ -133,7 +133,10 @@ def check_origin(origin: str | None) -> str | None:
     """An origin as browsers name it: scheme, host and port, nothing else."""
     if origin is None:
         return None
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname or f"{parts.scheme}://{parts.netloc}" != origin:
         raise InputError(f"--origin {origin}: is no origin; write it like https://neuroglancer-demo.appspot.com")
     return origin.lower()

@@ -73,7 +73,7 @@ def read_config(path: str | Path) -> Config:
         raise InputError(f"{path}: no such file; write one with tilekit train --init") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no TOML ({_one_line(error)}); correct it") from None
     for name, section in values.items():
         if name not in sections():

@@ -116,13 +116,17 @@ def changed(seed: bytes, changes: list[tuple[Any, ...]]) -> bytes:
     data = bytearray(seed)
     known = entries(seed) if any(change[0] == "entry" for change in changes) else []
     for kind, *how in changes:
-        at = int(how[0] * len(data)) if kind in ("byte", "cut", "end") and data else 0
+        at = int(how[0] * len(data)) if kind in ("byte", "cut", "end", "again") and data else 0
         if kind == "entry":
             tiff_entry(data, known, *how)
         elif kind == "png":
             png_field(data, *how)
         elif kind == "npy":
             npy_field(data, *how)
+        elif kind == "value":
+            text_value(data, *how)
+        elif kind == "again":  # a piece, once more
+            data[at:at] = data[at : at + how[1]]
         elif kind == "byte" and data:
             data[at] = how[1]
         elif kind == "cut":
@@ -154,6 +158,27 @@ def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
     for key, value in inside:
         yield (*path, key)
         yield from places(value, (*path, key))
+
+
+NASTY = [str(n).encode() for n in (*NUMBERS, -1, 10**400, 1e300)]
+NASTY += [b"1e999", b"NaN", b"null", b"true", b'"x"', b"[]", b"{}", b"", b"-0.0", b"0x1", b"9" * 5000]
+NASTY += [b"[" * 100000, b'{"a":' * 50000, b'"\\ud800"', b'"\\u0000"', b'"a\\nb"']
+"""What a value of a text may be replaced by."""
+
+
+def text_changes() -> st.SearchStrategy[list[tuple[Any, ...]]]:
+    """One to three values of a text replaced, or bytes changed anywhere."""
+    value = st.tuples(st.just("value"), st.integers(0, 200), st.sampled_from(NASTY))
+    doubled = st.tuples(st.just("again"), st.floats(0, 1, exclude_max=True), st.integers(1, 60))
+    return st.one_of(st.lists(value, min_size=1, max_size=3), st.lists(doubled, min_size=1, max_size=2), byte_changes())
+
+
+def text_value(data: bytearray, which: int, value: bytes) -> None:
+    """Replace a number, word, string, or list of a text."""
+    found = list(re.finditer(rb'"[^"]*"|[-+.\w]+|\[[^\[\]]*\]|\{[^{}]*\}', bytes(data)))
+    if found:
+        chosen = found[which % len(found)]
+        data[chosen.start() : chosen.end()] = value
 
 
 def changed_json(seed: bytes, changes: list[tuple[int, Any]]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tilekit.errors import InputError
 from tilekit.jobs.predict import STAGE, fold_counts
 from tilekit.ledger import FOLDER, Ledger, Requests, last_recorded, read_arguments, stages
 
@@ -15,7 +16,10 @@ def class_counts(out: Path) -> dict[int, int]:
     if arguments is None:
         return {}
     ledger = Ledger(out, STAGE, arguments["blocks"], fold_counts, Requests(0, lambda index: 0))
-    return {int(value): n for value, n in sorted(ledger.total().get("classes", {}).items(), key=lambda x: int(x[0]))}
+    counts = ledger.total().get("classes", {})
+    if not all(value.isdecimal() and type(n) is int for value, n in counts.items()):
+        raise InputError(f"{out}: its record of classes is damaged; segment it again with --overwrite")
+    return {int(value): n for value, n in sorted(counts.items(), key=lambda x: int(x[0]))}
 
 
 def stage_times(out: Path) -> list[dict[str, Any]]:

@@ -162,14 +162,22 @@ def prepare(image: Any, predictor: Predictor, out: str | Path, options: Options,
             f"{source.name}: the box {show(options.box)} is not inside the image of "
             f"{source.shape[-2]} x {source.shape[-1]} pixels; give one that is"
         )
-    begun = recorded is not None and recorded["model"] == predictor.digest and not options.tile
-    core = (recorded["core"][0], recorded["core"][1]) if recorded and begun else None
+    begun = recorded is not None and recorded.get("model") == predictor.digest and not options.tile
+    core = _core(out, recorded) if recorded and begun else None
     planes = tuple(n for a, n in zip(source.axes[:-2], source.shape, strict=False) if a != "c")
     shape = (source.shape[-2], source.shape[-1])
     facts = ImageFacts(planes, len(channels), shape, source.dtype.itemsize, level, grid)
     plan, workers = _plan(facts, predictor, options, core)
     version = store_version(out) if in_place else "0.5"
     return Job(source, predictor, out, plan, options, channels, equal, area, workers, in_place, version)
+
+
+def _core(out: Path, recorded: dict[str, Any]) -> tuple[int, int]:
+    """Sides of the core that a run began with."""
+    core = recorded.get("core")
+    if not isinstance(core, list) or len(core) != 2 or not all(type(n) is int and n > 0 for n in core):
+        raise InputError(f"{out}: its record says core {core}, must be two sides; start over with --overwrite")
+    return core[0], core[1]
 
 
 def _open(image: Any, options: Options) -> Source:

@@ -35,9 +35,9 @@ NETWORK_DRIVERS = {
 
 UNKNOWN_CRS = "crs not found"
 
-SETTINGS = {"GDAL_CACHEMAX": "64", "GDAL_NUM_THREADS": "1"}
+SETTINGS = {"GDAL_CACHEMAX": "64", "GDAL_NUM_THREADS": "1", "GDAL_VRT_ENABLE_PYTHON": "NO"}
 """Unless the user set them: megabytes of decoded blocks that a process keeps, and threads in which JPEG 2000 decodes.
-GDAL's own 5% of memory and all cores suit one process, not one of many.
+GDAL's own 5% of memory and all cores suit one process, not one of many. Code of Python inside a VRT is never run.
 """
 
 

@@ -49,7 +49,7 @@ def parse_multiscale(attributes: Mapping[str, Any], name: str) -> Multiscale | N
         return _parse(ome["multiscales"][0], ome)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{name}: its multiscales metadata are broken ({error!r}); name one of its arrays") from None
 
 
@@ -60,7 +60,7 @@ def _parse(image: Mapping[str, Any], ome: Mapping[str, Any]) -> Multiscale:
     common = image.get("coordinateTransformations") or []
     transforms = [(d.get("coordinateTransformations") or [], common) for d in datasets]
     return Multiscale(
-        paths=tuple(str(d["path"]).strip("/") for d in datasets),
+        paths=tuple(_inside(str(d["path"])) for d in datasets),
         axes=letters,
         units=tuple(_unit(axis) for axis in axes),
         scales=tuple(_scale(own, shared) for own, shared in transforms),
@@ -68,6 +68,13 @@ def _parse(image: Mapping[str, Any], ome: Mapping[str, Any]) -> Multiscale:
         channel_names=_channel_names(ome),
         wavelengths=_wavelengths(ome),
     )
+
+
+def _inside(path: str) -> str:
+    """A path below the group; refuses one that leads elsewhere, to what its author may not read and the reader may."""
+    if ".." in path.split("/"):
+        raise InputError(f"its metadata name {path!r}, an array outside of it; name that one")
+    return path.strip("/")
 
 
 def _letter(axis: Any) -> str:

@@ -86,8 +86,9 @@ class ZarrReader:
         except Exception as error:
             if isinstance(error, OSError) and is_url(self.path):
                 raise  # its server is away, which says nothing of the store
+            reason = "it claims more bytes than fit" if isinstance(error, MemoryError) else first_line(error)
             raise InputError(
-                f"{self.path}: a chunk in box {box.start} to {box.stop} cannot be decoded ({first_line(error)}); "
+                f"{self.path}: a chunk in box {box.start} to {box.stop} cannot be decoded ({reason}); "
                 "copy or write the store again"
             ) from None
         return pixels.transpose(self.order)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Corner = tuple[int, ...]
+SLACK = 1 << 16
+"""Bytes of a chunk that may be framing."""
 NOTHING = 2**64 - 1
 """Offset and length of a chunk that a shard lacks."""
 
@@ -61,10 +63,11 @@ class Chunks:
             out[tuple(missing)] = self.fill
             return
         try:
-            places = self._places(file)
+            size = os.fstat(file).st_size
+            places = self._places(file, size)
             for inner in product(*(_touched(s, n) for s, n in zip(part, self.chunk, strict=True))):
                 place = places[tuple(i - a // n for i, a, n in zip(inner, first, self.chunk, strict=True))]
-                pixels = self._decode(file, *place.tolist())
+                pixels = self._decode(file, size, *place.tolist())
                 corner = [i * n for i, n in zip(inner, self.chunk, strict=True)]
                 both = [
                     slice(max(p.start, a), min(p.stop, a + n)) for p, a, n in zip(part, corner, self.chunk, strict=True)
@@ -75,9 +78,8 @@ class Chunks:
         finally:
             os.close(file)
 
-    def _places(self, file: int) -> Array:
+    def _places(self, file: int, size: int) -> Array:
         """Offset and length of each chunk of a file, (chunks along each axis..., 2)."""
-        size = os.fstat(file).st_size
         counts = [a // b for a, b in zip(self.shard, self.chunk, strict=True)]
         if not self.has_index:
             return np.array([0, size], np.uint64).reshape(*counts, 2)
@@ -88,10 +90,12 @@ class Chunks:
             raise ValueError("the checksum of a shard's index does not fit")
         return np.frombuffer(data, "<u8").reshape(*counts, 2)
 
-    def _decode(self, file: int, offset: int, length: int) -> Array | None:
+    def _decode(self, file: int, size: int, offset: int, length: int) -> Array | None:
         if offset == length == NOTHING:
             return None
         nbytes = int(np.prod(self.chunk)) * self.dtype.itemsize
+        if offset + length > size or length > 2 * nbytes + SLACK:  # zstd never needs as much
+            raise ValueError(f"bytes {offset} to {offset + length} are no chunk of {nbytes} in a file of {size}")
         decode: Any = imagecodecs.zstd_decode
         data = decode(os.pread(file, length, offset), out=nbytes)
         if len(data) != nbytes:

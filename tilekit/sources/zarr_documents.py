@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilekit.bucket import patient
+from tilekit.documents import parse_json
 from tilekit.errors import InputError
+from tilekit.place import is_url
 from tilekit.store import as_zarr
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def attributes_of(path: Path) -> dict[str, Any]:
 def document(path: Path) -> dict[str, Any]:
     """A JSON object of a store."""
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({first_line(error)}); copy the store again") from None
     if not isinstance(content, dict):
@@ -48,12 +49,16 @@ def document(path: Path) -> dict[str, Any]:
 
 def open_array(path: Path) -> zarr.Array[Any]:
     """An array that the metadata name, to be read."""
-    if not path.is_dir() or not is_array(path):
+    if not _is_there(path):
         raise InputError(f"{path}: named by the image's metadata, but no array is there; copy the store again")
     try:
         array = _open(path)
     except Exception as error:
         raise InputError(f"{path}: cannot be opened as a Zarr array ({first_line(error)})") from None
+    if array.dtype.kind == "O" or "pickle" in {
+        getattr(c, "codec_id", "") for c in (*array.filters, *array.compressors)
+    }:
+        raise InputError(f"{path}: holds objects of Python, which are never unpickled; write numbers")
     nbytes = prod(array.chunks) * array.dtype.itemsize
     if nbytes > MAX_CHUNK_BYTES:
         raise InputError(
@@ -61,6 +66,15 @@ def open_array(path: Path) -> zarr.Array[Any]:
             f"write the store with chunks of at most {MAX_CHUNK_BYTES / 1e9:.3g} GB"
         )
     return array
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_dir() and is_array(path)
+    except (OSError, ValueError) as error:
+        if is_url(path) or isinstance(error, InputError):
+            raise
+        return False  # a name that no disk takes
 
 
 @patient

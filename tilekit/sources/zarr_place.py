@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilekit.errors import InputError
 from tilekit.georeference import Affine, Georeference
 from tilekit.geozarr import parse_georeference, transform_of_centers
-from tilekit.sources.zarr_documents import attributes_of, is_array, open_array
+from tilekit.place import is_url
+from tilekit.sources.zarr_documents import attributes_of, first_line, is_array, open_array
 
 if TYPE_CHECKING:
     import zarr
@@ -29,9 +31,14 @@ def find_georeference(
 def _parse_place(place: Path, pixels: zarr.Array[Any], group: dict[str, Any]) -> Georeference | None:
     attributes = attributes_of(place)
     named = attributes.get("grid_mapping")
-    beside = place.parent / named if isinstance(named, str) and named else None
+    beside = place.parent / named if isinstance(named, str) and _is_name(named) else None
     mapping = attributes_of(beside) if beside is not None and is_array(beside) else {}
     return parse_georeference(attributes, group, mapping, _transform_of_coordinates(place, pixels))
+
+
+def _is_name(text: str) -> bool:
+    """True for what may be a folder beside others, and leads nowhere else."""
+    return text.isprintable() and 0 < len(text) <= 80 and "/" not in text and text not in (".", "..")
 
 
 def _transform_of_coordinates(place: Path, pixels: zarr.Array[Any]) -> Affine | None:
@@ -42,14 +49,24 @@ def _transform_of_coordinates(place: Path, pixels: zarr.Array[Any]) -> Affine | 
     folder, attributes = place.parent, attributes_of(place)
     named: Any = getattr(pixels.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS")
     names = [str(name) for name in named][-2:] if isinstance(named, list | tuple) else []
-    if len(names) < 2 or not all(name and is_array(folder / name) for name in names):
+    if len(names) < 2 or not all(_is_name(name) and is_array(folder / name) for name in names):
         return None
     y, x = (open_array(folder / name) for name in names)
     if (y.shape, x.shape) != (pixels.shape[-2:-1], pixels.shape[-1:]):
         return None
     if not {"_CRS", "grid_mapping"} & set(attributes) and not _have_standard_names(*(folder / n for n in names)):
         return None
-    return transform_of_centers(np.asarray(y[:]), np.asarray(x[:]))
+    return transform_of_centers(_numbers(folder / names[0], y), _numbers(folder / names[1], x))
+
+
+def _numbers(path: Path, array: zarr.Array[Any]) -> np.ndarray[Any, Any]:
+    """All of a small array."""
+    try:
+        return np.asarray(array[:])
+    except Exception as error:
+        if isinstance(error, OSError) and is_url(path):
+            raise  # its server is away
+        raise InputError(f"{path}: cannot be decoded ({first_line(error)}); copy or write the store again") from None
 
 
 def _have_standard_names(y: Path, x: Path) -> bool:
