@@ -168,10 +168,18 @@ def main() -> NoReturn:
     except (InputError, PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         code = _fail(2, str(error))
     except (RunError, OSError, MemoryError) as error:
-        code = _fail(1, str(error) or type(error).__name__)
+        code = _fail(1, _what(error))
     except (KeyboardInterrupt, typer.Abort):
         code = _fail(STOPPED, "stopped; the same command continues where it was")
     sys.exit(code)
+
+
+def _what(error: Exception) -> str:
+    """What went wrong; of a disk or a server, what to do."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; mend the cause and run the same command again (train: with --resume)"
+    return str(error) or type(error).__name__
 
 
 def _fail(code: int, message: str) -> int:

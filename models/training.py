@@ -94,6 +94,9 @@ def train(
         if device.type == "cpu":
             torch.set_num_threads(max(1, available_cores() // world))
         run = _Run(network, job, device, rank, world, report, progress)
+        if rank == 0:
+            for half_written in job.folder.glob(".*.part"):  # by a training that was killed
+                half_written.unlink(missing_ok=True)
         if resume:
             run.progress = read_state(run.path(STATE), network, run.average, run.optimizer, run.arguments)
         run.loop()

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tilekit.errors import InputError, RunError
+from tilekit.stall import moved
 
 Task = Callable[[int, Any], Any]
 RETRIES = 2
+PAUSES = (0.1, 1.0)
+"""Seconds before a second and a third try, where a disk or a server failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ def attempt(task: Task, config: Any, index: int) -> Outcome:
     """Try a block, and again where that may help."""
     retried: list[str] = []
     while True:
+        moved()
         started = time.perf_counter()
         try:
             receipt, error = task(index, config), None
@@ -42,6 +46,8 @@ def attempt(task: Task, config: Any, index: int) -> Outcome:
         seconds = time.perf_counter() - started
         if error is None or len(retried) == RETRIES or not is_worth_retrying(error):
             return Outcome(index, receipt, error, seconds, retried=tuple(retried))
+        if isinstance(error, OSError):
+            time.sleep(PAUSES[len(retried)])
         retried.append(f"{type(error).__name__}: {error}")
 
 

@@ -13,6 +13,7 @@ from tilekit.attempt import Outcome, Task, concerns_all
 from tilekit.errors import InputError, RunError
 from tilekit.ledger import Fold, Ledger, Requests, Summary
 from tilekit.run import Runner
+from tilekit.sources import Source
 from tilekit.tiling import BlockGrid
 from tilekit.watch import note
 
@@ -54,10 +55,17 @@ class Stage:
     """Which blocks are to be done again, where blocks may change from run to run."""
     grid: BlockGrid | None = None
     """The blocks, where each is a box of a plane: for those who watch."""
+    sources: tuple[Source, ...] = ()
+    """Files that the task reads: where one changes during the run, nothing that was read since is recorded."""
 
     def pixels(self, index: int) -> int | None:
         """Pixels of a block."""
         return None if self.grid is None else math.prod(self.grid.block(index).box.shape)
+
+    def check_sources(self) -> None:
+        """Raise RunError where a source is no longer what was opened."""
+        for source in self.sources:
+            source.check_unchanged()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +89,7 @@ def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> R
     started = time.perf_counter()
     if runner.is_elsewhere and not stage.out.is_absolute():
         raise InputError(f"{stage.out}: workers elsewhere have other working folders; give the whole path, from /")
-    ledger = Ledger(stage.out, stage.name, stage.n_blocks, stage.fold, stage.requests)
+    ledger = Ledger(stage.out, stage.name, stage.n_blocks, stage.fold, stage.requests, stage.check_sources)
     ledger.begin(stage.arguments)
     stage.prepare()
     ledger.replay()

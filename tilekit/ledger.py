@@ -8,7 +8,8 @@
     OUT.zarr/.tilekit/STAGE/started/INDEX     there while a block has begun and is not in the ledger
 
 A line is flushed to disk before it counts; a torn one is dropped. Blocks since the last line are done again, and so are
-those whose shards are not as recorded; where the arguments are torn, all are.
+those whose shards are not as recorded; where the arguments are torn, all are. Before a line is written the sources are
+looked at: blocks of one that has changed are not recorded.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -27,7 +28,7 @@ from typing import Any
 from tilekit import journal
 from tilekit.copies import staged
 from tilekit.documents import parse_json
-from tilekit.errors import InputError
+from tilekit.errors import InputError, RunError
 from tilekit.lock import FOLDER as FOLDER
 from tilekit.lock import check_held
 from tilekit.place import RemotePath
@@ -52,8 +53,18 @@ class Requests:
 class Ledger:
     """The record of one stage of one output."""
 
-    def __init__(self, out: Path, stage: str, n_blocks: int, fold: Fold, requests: Requests | None = None) -> None:
+    def __init__(
+        self,
+        out: Path,
+        stage: str,
+        n_blocks: int,
+        fold: Fold,
+        requests: Requests | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self.out = out
+        self._check = check
+        self._refused: RunError | None = None
         self._requests = requests
         self.folder = out / FOLDER / stage
         self.n_blocks = n_blocks
@@ -142,8 +153,10 @@ class Ledger:
         return (i for i in range(self.n_blocks) if not self._done[i])
 
     def add(self, index: int, shards: Sequence[Any], summary: Summary) -> None:
-        """Take a block's receipt; it counts from the next flush on."""
+        """Take a block's receipt; it counts from the next flush on, where the check then passes."""
         check_held(self.out)
+        if self._refused is not None:
+            raise self._refused
         with self._lock:
             if self._requests is not None:
                 self._pending_each[index] = summary
@@ -159,8 +172,13 @@ class Ledger:
 
         def keep_flushing() -> None:
             while not ended.wait(seconds):
-                with suppress(OSError):  # the flush at the end says so
+                try:
                     self.flush()
+                except OSError:  # the flush at the end says so
+                    continue
+                except RunError as error:
+                    self._refused = error
+                    return
 
         thread = Thread(target=keep_flushing, daemon=True)
         thread.start()
@@ -178,6 +196,7 @@ class Ledger:
                 self._write_pending()
 
     def _write_pending(self) -> None:
+        self._check()
         content: dict[str, Any] = {"blocks": self._pending, "summary": self._pending_summary}
         if self._requests is not None:
             content |= {"requests": self._requests.number, "each": self._pending_each}

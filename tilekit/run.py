@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock, Thread
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -24,10 +24,13 @@ from tilekit.allocator import ALLOCATOR_ENV, keep_memory
 from tilekit.attempt import Outcome, Task, attempt
 from tilekit.dashboard import tell_dashboard
 from tilekit.errors import InputError, RunError
+from tilekit.stall import limit_seconds, moved, watch_cluster, watched
 from tilekit.watch import watch
 
 THREADS_PER_WORKER = 2
 """One computes while the other reads or writes; computing itself is one at a time (jobs.predict)."""
+ANSWER_SECONDS = 10.0
+"""For the scheduler to say how it is."""
 WORKER_ENV = {
     **ALLOCATOR_ENV,
     "OMP_NUM_THREADS": "1",
@@ -78,13 +81,26 @@ class DaskRunner:
         self._client: Any = None
         self._connecting = Lock()
         self._arriving: list[Any] = []
-        self._is_closed = False
+        self._ended = Event()
+        self._why = "the run was stopped"
 
     def close(self) -> None:
         """End the threads that wait for tasks: Dask would let some of them wait for ever."""
-        self._is_closed = True
+        self._ended.set()
         for arriving in self._arriving:
             arriving.clear()
+
+    def _lose(self, why: str) -> None:
+        self._why = why
+        self.close()
+
+    def _has_workers(self) -> bool:
+        """Whether the scheduler answers, and knows a worker that runs."""
+        try:
+            known = self._client.sync(self._client.scheduler.identity, n_workers=-1, callback_timeout=ANSWER_SECONDS)
+        except (OSError, TimeoutError):
+            return False
+        return any(worker["status"] == "running" for worker in known["workers"].values())
 
     def run(self, task: Task, config: Any, indices: Iterable[int]) -> Iterator[Outcome]:
         waiting = iter(indices)
@@ -94,6 +110,7 @@ class DaskRunner:
         with self._connecting:  # several images may come at once
             if self._client is None:
                 self._client, self.n_workers = self._connect()
+                Thread(target=watch_cluster, args=(self._has_workers, self._lose, self._ended), daemon=True).start()
         yield from self._run(task, config, chain(first, waiting))
 
     def _run(self, task: Task, config: Any, waiting: Iterator[int]) -> Iterator[Outcome]:
@@ -117,8 +134,8 @@ class DaskRunner:
                 arriving.add(submit(following))
             yield outcome
         self._arriving.remove(arriving)
-        if self._is_closed:
-            raise RunError("the run was stopped; the same command continues it")
+        if self._ended.is_set():
+            raise RunError(f"{self._why}; the same command continues it")
 
 
 def _outcome_of(future: Any, index: int) -> Outcome:
@@ -133,7 +150,10 @@ def _outcome_of(future: Any, index: int) -> Outcome:
     except (OSError, CancelledError):  # what a task raises comes as an outcome, so this is about the connection
         return Outcome(index, error=RunError("the scheduler is gone, or dropped it"))
     except KilledWorker:
-        reason = "worker after worker died on it, perhaps of too little memory: try fewer --workers or a smaller --tile"
+        reason = (
+            "worker after worker died on it, perhaps of too little memory (try fewer --workers or a smaller --tile), or "
+            f"as nothing moved there for {limit_seconds():g} s"
+        )
         return Outcome(index, error=RuntimeError(reason))
     except Exception as error:  # what came back cannot be read
         return Outcome(index, error=error)
@@ -146,8 +166,10 @@ class Unwanted(BaseException):
 def check_wanted() -> None:
     """End a task between two of its tiles where its run was cancelled: Dask cannot, and its worker would go on.
 
+    A sign of life, too (tilekit.stall).
     Costs microseconds; does nothing outside a worker.
     """
+    moved()
     if "distributed" not in sys.modules:  # the plain loop does without it
         return
     from distributed.worker import get_worker, thread_state  # type: ignore[attr-defined]
@@ -161,7 +183,8 @@ def _attempt_on_worker(index: int, packed: bytes) -> Outcome:
     from distributed import get_worker
 
     task, config = _unpack(packed)
-    outcome = replace(attempt(task, config, index), worker=str(get_worker().name))
+    with watched():
+        outcome = replace(attempt(task, config, index), worker=str(get_worker().name))
     error = outcome.error
     if error is None:
         return outcome
@@ -280,6 +303,8 @@ def _start_here(workers: int, stack: ExitStack) -> Any:
         "distributed.admin.system-monitor.interval": "10s",
         "distributed.admin.large-graph-warning-threshold": "1GB",
         "logging.distributed": "critical",
+        # a worker that is connected and silent for so long is started anew; looked at every so often
+        "distributed.scheduler.worker-ttl": "60s",
     }
     stack.enter_context(dask.config.set(settings))
     cluster = stack.enter_context(

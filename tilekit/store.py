@@ -26,6 +26,8 @@ Shard = tuple[str, int, str]
 """Path below the store, length in bytes, digest; length -1 where the shard holds nothing but the fill value."""
 FORMAT = {"0.4": 2, "0.5": 3}
 ZSTD_LEVEL = 1
+MOST_WRITES = 3
+"""How often metadata is written that is not there whole afterwards: without it nothing can go on."""
 
 
 def as_zarr(path: Path) -> Any:
@@ -68,7 +70,11 @@ def update_group(path: Path, version: str, attributes: dict[str, Any]) -> None:
         merged = dict(attributes)
         if isinstance(old := group.attrs.get("ome"), dict) and "ome" in merged:
             merged["ome"] = {**old, **merged["ome"]}
-        group.attrs.update(merged)
+        for _ in range(MOST_WRITES):
+            group.attrs.update(merged)
+            if isinstance(path, RemotePath) or _is_readable(path):
+                return
+        raise OSError(errno.EIO, "its metadata is torn after it was written", str(path))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise RunError(f"{path}: cannot be written ({error.strerror}); run the same command again") from error
@@ -77,6 +83,14 @@ def update_group(path: Path, version: str, attributes: dict[str, Any]) -> None:
         raise
     except Exception as error:
         raise InputError(f"{path}: its metadata is damaged ({error}); start over with --overwrite") from None
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        zarr.open_group(as_zarr(path), mode="r")
+    except ValueError:
+        return False
+    return True
 
 
 @patient
@@ -268,6 +282,8 @@ def _put(path: Path, data: memoryview | None) -> None:
     temporary = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     try:
         temporary.write_bytes(data)
+        if (there := temporary.stat().st_size) != data.nbytes:
+            raise OSError(errno.EIO, f"{there} of {data.nbytes} bytes are there after it was written", str(path))
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)

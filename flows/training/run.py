@@ -31,7 +31,9 @@ from models.starters import locate, starters
 from models.training import BEST, LAST, STATE, Job, Validation, train
 from tilekit.engine import Progress, no_progress
 from tilekit.errors import InputError, RunError
+from tilekit.lock import lock
 from tilekit.run import open_runner
+from tilekit.stall import moved
 
 OnRow = Callable[[list[dict[str, Any]], list[Path]], None]
 Show = Callable[[dict[str, Any], list[Path]], None]
@@ -98,12 +100,13 @@ def train_file(
         return call(train_on_cluster, config, options)  # type: ignore[no-any-return]
     started = time.perf_counter()
     prepared: Prepared = call(check, config, options, progress)
-    if prepared.config.training.devices > 1:
-        call(fit_on_devices, config, prepared)
-    else:
-        call(fit, prepared, progress, on_row)
-    scores = call(evaluate, prepared)
-    result, pictures = call(describe, prepared, scores, time.perf_counter() - started)
+    with lock(prepared.folder):
+        if prepared.config.training.devices > 1:
+            call(fit_on_devices, config, prepared)
+        else:
+            call(fit, prepared, progress, on_row)
+        scores = call(evaluate, prepared)
+        result, pictures = call(describe, prepared, scores, time.perf_counter() - started)
     if show:
         show(result, pictures)
     return result  # type: ignore[no-any-return]
@@ -125,7 +128,8 @@ def train_remotely(_: int, task: tuple[Path, Options, int | None]) -> dict[str, 
     path, options, before = task
     now = _stamp((settings := read_config(path)).path(settings.output.folder))
     resume = options.resume or (now is not None and now != before)
-    return train_file(path, Options(resume=resume, init_from=options.init_from, overwrite=options.overwrite))
+    asked = Options(resume=resume, init_from=options.init_from, overwrite=options.overwrite)
+    return train_file(path, asked, lambda *_: moved())
 
 
 def _stamp(folder: Path) -> int | None:

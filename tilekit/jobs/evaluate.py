@@ -120,8 +120,11 @@ def opened(out: Path | None, *, overwrite: bool) -> Iterator[Path]:
 
 def count_pairs(config: CountConfig, runner: Runner, progress: Progress = no_progress) -> Report:
     """Count what was not counted yet."""
-    sources = [s.fingerprint for p in config.pairs for s in (*p.predictions, p.truth)]
-    digest = hashlib.sha256(json.dumps([dict(f) for f in sources], sort_keys=True, default=str).encode()).hexdigest()
+    sources = tuple(s for p in config.pairs for s in (*p.predictions, p.truth))
+    prints = [dict(s.fingerprint) for s in sources]
+    digest = hashlib.sha256(json.dumps(prints, sort_keys=True, default=str).encode()).hexdigest()
     arguments = {"images": len(config.pairs), "files": digest, "block": config.block, **config.rules.to_json()}
-    stage = Stage(STAGE, config.out, count_block, config, config.starts[-1], arguments, fold_counts)
+    stage = Stage(
+        STAGE, config.out, count_block, config, config.starts[-1], arguments, fold_counts, sources=sources
+    )
     return execute(stage, runner, progress)

@@ -131,7 +131,18 @@ def run_ingest(source: Source, pyramid: Pyramid, runner: Runner, progress: Progr
                 part.create()
 
     grid = pyramid.grid(first)
-    stage = Stage(STAGE, out, ingest_block, config, len(grid), arguments, fold_statistics, make_arrays, grid=grid)
+    stage = Stage(
+        STAGE,
+        out,
+        ingest_block,
+        config,
+        len(grid),
+        arguments,
+        fold_statistics,
+        make_arrays,
+        grid=grid,
+        sources=(config.source,),
+    )
     reports = [execute(stage, runner, progress)]
     reports += complete_pyramid(pyramid, STAGE, runner, progress)
     stats = store_statistics(source, out, version, reports[0].summary)

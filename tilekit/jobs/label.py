@@ -46,6 +46,7 @@ from tilekit.place import as_path
 from tilekit.run import Runner
 from tilekit.sources import Source, open_image
 from tilekit.split import check_can_split
+from tilekit.stall import moved
 from tilekit.store import group_attributes, is_store, store_version, update_group
 
 Array = NDArray[Any]
@@ -74,6 +75,7 @@ def write_table(_: int, config: TableConfig) -> Receipt:
     last_of_plane = np.cumsum(np.reshape(config.objects_per_row, (math.prod(sides), -1)).sum(1))
     with TableWriter(config.out, TABLE) as table:
         for batch in range(max(-(-total // BATCH), 1)):
+            moved()
             n = min(total - batch * BATCH, BATCH)
             parts = read_parts(config.out, batch, config.measuring)
             found = columns(fold_parts(parts, batch * BATCH + 1, n), config.measuring, config.pixel_size)
@@ -90,9 +92,7 @@ def run_label(
     if finding.fill_below:
         reports += _find(finding.of_holes(), runner, progress)
     reports += _find(finding, runner, progress)
-    count = Stage(
-        "label-objects-count", finding.out, own_objects, finding, len(finding.grid), _arguments(finding), fold_rows
-    )
+    count = _stage(finding, "label-objects-count", own_objects, finding, fold=fold_rows)
     reports.append(execute(count, runner, progress))
     rows = reports[-1].summary.get("rows", {})
     per_row = tuple(rows.get(str(i), 0) for i in range(len(finding.grid) // finding.grid.per_axis[1]))
@@ -108,30 +108,28 @@ def run_label(
         update_group(finding.out / OBJECTS, version, {"tilekit": {"parameters": _arguments(finding), **said}})
         pyramid.create()
 
-    write = Stage(
-        STAGE, finding.out, write_objects, config, len(finding.grid), _arguments(finding), keep_nothing, prepare
-    )
-    reports.append(execute(write, runner, progress))
+    reports.append(execute(_stage(finding, STAGE, write_objects, config, prepare=prepare), runner, progress))
     reports += complete_pyramid(pyramid, STAGE, runner, progress)
     if measuring is not None:
         planes = dict(zip(finding.classes.axes[:-2], finding.grid.planes, strict=True))
         table = TableConfig(finding.out, measuring, per_row, planes, finding.classes.pixel_size)
-        reports.append(
-            execute(
-                Stage("label-table", finding.out, write_table, table, 1, _arguments(finding), keep_nothing),
-                runner,
-                progress,
-            )
-        )
+        reports.append(execute(_stage(finding, "label-table", write_table, table, 1), runner, progress))
     return reports
+
+
+def _stage(finding: Finding, name: str, task: Any, config: Any, n_blocks: int | None = None, **more: Any) -> Stage:
+    """A step over the blocks of a finding, unless another number is given."""
+    n = len(finding.grid) if n_blocks is None else n_blocks
+    fold = more.pop("fold", keep_nothing)
+    return Stage(name, finding.out, task, config, n, _arguments(finding), fold, sources=(finding.classes,), **more)
 
 
 def _find(finding: Finding, runner: Runner, progress: Progress) -> list[Report]:
     """Stages find and join."""
 
     def stage(name: str, task: Any, config: Any, n: int, fold: Any = keep_nothing) -> Report:
-        title = f"label-{finding.name}-{name}"
-        return execute(Stage(title, finding.out, task, config, n, _arguments(finding), fold), runner, progress)
+        step = _stage(finding, f"label-{finding.name}-{name}", task, config, n, fold=fold)
+        return execute(step, runner, progress)
 
     reports = [stage("find", find_in_block, finding, len(finding.grid), fold_void)]
     for level in range(1, n_levels(finding.grid) + 1):

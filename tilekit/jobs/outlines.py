@@ -36,6 +36,7 @@ from tilekit.outlines import (
 )
 from tilekit.run import Runner
 from tilekit.sources import Source, open_image
+from tilekit.stall import moved
 from tilekit.store import group_attributes, shard_record
 from tilekit.tables import TableWriter, read_parts, read_rows
 from tilekit.tiling import BlockGrid
@@ -130,6 +131,7 @@ def join_rows(_: int, config: OutlineConfig) -> Receipt:
     if config.kind == "geoparquet":
         with TableWriter(config.out, key, {"geo": geo_metadata(config.crs)}) as table:
             for part in parts:
+                moved()
                 for columns in read_parts(part) if part.exists() else ():
                     table.write(columns)
     else:
@@ -137,6 +139,7 @@ def join_rows(_: int, config: OutlineConfig) -> Receipt:
             file.write('{"type": "FeatureCollection", "features": [')
             before = "\n"
             for part in parts:
+                moved()
                 with part.open() as lines:
                     for line in lines:
                         file.write(before + line.rstrip("\n"))

@@ -173,7 +173,7 @@ def run_weigh(weighing: Weighing, arguments: dict[str, Any], runner: Runner, pro
     pyramid, options, n_blocks = weighing.pyramid, weighing.options, len(weighing.grid)
     out, levels, reports = pyramid.out, options.class_weights, []
     if levels is None:
-        count = Stage(COUNT, out, count_block, weighing, n_blocks, arguments, add_pixels)
+        count = Stage(COUNT, out, count_block, weighing, n_blocks, arguments, add_pixels, sources=(weighing.told,))
         reports.append(execute(count, runner, progress))
         background, inside = class_weights(reports[0].summary["pixels"])
         levels = (background, inside)
@@ -187,9 +187,10 @@ def run_weigh(weighing: Weighing, arguments: dict[str, Any], runner: Runner, pro
         pyramid.create()
 
     config = replace(weighing, levels=levels)
-    reports.append(
-        execute(Stage(STAGE, out, weigh_block, config, n_blocks, arguments, keep_nothing, prepare), runner, progress)
+    write = Stage(
+        STAGE, out, weigh_block, config, n_blocks, arguments, keep_nothing, prepare, sources=(weighing.told,)
     )
+    reports.append(execute(write, runner, progress))
     return reports + complete_pyramid(pyramid, STAGE, runner, progress)
 
 

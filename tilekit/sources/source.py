@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilekit.box import Box
-from tilekit.errors import InputError
+from tilekit.errors import InputError, RunError
 from tilekit.georeference import Georeference
-from tilekit.place import RemotePath
+from tilekit.place import RemotePath, as_path
 
 CANONICAL_AXES = "tczyx"
 """The order in which every source presents its axes."""
@@ -137,6 +137,21 @@ class Source:
         object.__setattr__(self, "reader", None)
         if self.mask is not None:
             self.mask.close()
+
+    def check_unchanged(self) -> None:
+        """Raise RunError where the file is another one now, or has been written to; of a Zarr store nothing is said."""
+        known = self.fingerprint
+        if not known.keys() & {"mtime_ns", "e_tag"}:
+            return
+        try:
+            now = file_fingerprint(as_path(known["path"]))
+        except FileNotFoundError:
+            now = {"size_bytes": "none", "mtime_ns": "none"}
+        if any(known.get(key) != value for key, value in now.items()):
+            raise RunError(
+                f"{self.name}: changed during the run ({_differences(known, now)}), and what was read since is not "
+                f"kept; bring {known['path']} back as it was and run the same command again, or start over with --overwrite"
+            )
 
     def _open_again(self) -> Reader:
         again = self.reference.open()

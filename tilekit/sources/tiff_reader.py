@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tilekit.box import Box
 from tilekit.errors import InputError
 from tilekit.place import as_path, as_url, is_url
+from tilekit.sources.reading import of_the_disk, read_exactly
 from tilekit.sources.source import native_dtype
 from tilekit.sources.tiff_frames import claimed_pixels
 from tilekit.sources.tiff_layout import Grid, Page, Planes
@@ -56,10 +57,7 @@ class Files:
         if is_url(path):
             held = getattr(self._fetched, "parts", {}).pop((offset, n_bytes), None)
             return held or as_url(path).read_ranges([offset], [n_bytes])[0]
-        data = os.pread(self._number(path), n_bytes, offset)
-        if len(data) != n_bytes:
-            raise EOFError(f"{len(data)} of {n_bytes} bytes at byte {offset}")
-        return data
+        return read_exactly(self._number(path), n_bytes, offset)
 
     def ahead(self, page: Page, segments: Iterable[Segment]) -> Iterator[Segment]:
         """Strips and tiles in their order; those of an object are fetched side by side shortly before their turn."""
@@ -251,8 +249,8 @@ class TiffReader:
             else:
                 self._fill(page, index, inside, _within(y, top), _within(x, left))
         except Exception as error:
-            if isinstance(error, OSError) and is_url(page.path):
-                raise  # its server is away, which says nothing of the file
+            if failed := of_the_disk(error, page.path):
+                raise failed from None
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__
             raise InputError(
                 f"{page.path}: {self.word} {index} of {self.grid.n_segments}, in box {box.start} to {box.stop}, "

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tilekit.box import Box
 from tilekit.bucket import patient
 from tilekit.errors import InputError
-from tilekit.place import as_path, is_url
+from tilekit.place import as_path
 from tilekit.sources.array import AXES_BY_DIMENSIONS, is_color_last
 from tilekit.sources.ngff import (
     OLD_AXES,
@@ -27,6 +27,7 @@ from tilekit.sources.ngff import (
     physical_z,
 )
 from tilekit.sources.quiet import without_warnings
+from tilekit.sources.reading import of_the_disk
 from tilekit.sources.source import (
     CANONICAL_AXES,
     Reference,
@@ -84,8 +85,8 @@ class ZarrReader:
         try:
             pixels = self.direct.read(stored) if self.direct else _read(self.path, self.pixels, tuple(stored))
         except Exception as error:
-            if isinstance(error, OSError) and is_url(self.path):
-                raise  # its server is away, which says nothing of the store
+            if failed := of_the_disk(error, self.path):
+                raise failed from None
             reason = "it claims more bytes than fit" if isinstance(error, MemoryError) else first_line(error)
             raise InputError(
                 f"{self.path}: a chunk in box {box.start} to {box.stop} cannot be decoded ({reason}); "

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilekit.place import RemotePath
+from tilekit.sources.reading import read_exactly
 
 if TYPE_CHECKING:
     import zarr
@@ -84,7 +85,7 @@ class Chunks:
         if not self.has_index:
             return np.array([0, size], np.uint64).reshape(*counts, 2)
         length = 16 * int(np.prod(counts))
-        index = os.pread(file, length + 4, max(size - length - 4, 0))
+        index = read_exactly(file, min(length + 4, size), max(size - length - 4, 0))
         data, checksum = index[:-4], int.from_bytes(index[-4:], "little")
         if len(data) != length or int(google_crc32c.value(data)) != checksum:
             raise ValueError("the checksum of a shard's index does not fit")
@@ -97,7 +98,7 @@ class Chunks:
         if offset + length > size or length > 2 * nbytes + SLACK:  # zstd never needs as much
             raise ValueError(f"bytes {offset} to {offset + length} are no chunk of {nbytes} in a file of {size}")
         decode: Any = imagecodecs.zstd_decode
-        data = decode(os.pread(file, length, offset), out=nbytes)
+        data = decode(read_exactly(file, length, offset), out=nbytes)
         if len(data) != nbytes:
             raise ValueError(f"a chunk holds {len(data)} bytes, must be {nbytes}")
         return np.frombuffer(data, self.dtype).reshape(self.chunk)
