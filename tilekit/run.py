@@ -151,8 +151,8 @@ def _outcome_of(future: Any, index: int) -> Outcome:
         return Outcome(index, error=RunError("the scheduler is gone, or dropped it"))
     except KilledWorker:
         reason = (
-            "worker after worker died on it, perhaps of too little memory (try fewer --workers or a smaller --tile), or "
-            f"as nothing moved there for {limit_seconds():g} s"
+            "worker after worker died on it, perhaps of too little memory (try fewer --workers or a smaller --tile), "
+            f"or as nothing moved there for {limit_seconds():g} s"
         )
         return Outcome(index, error=RuntimeError(reason))
     except Exception as error:  # what came back cannot be read

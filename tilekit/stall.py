@@ -1,8 +1,9 @@
 """A worker on which nothing moves for too long ends itself, and its blocks are done elsewhere.
 
 Dask gives a task all the time there is, and a read of a folder whose server is gone may take it: one such block would
-hold its run for ever. The driver in turn ends a run whose cluster has no worker that runs for as long. What moves is told by `moved`: a block begins, a tile is computed, a batch is written. Any of them,
-in any thread, counts for the whole process, as its threads wait for each other.
+hold its run for ever. What moves is told by `moved`: a block begins, a tile is computed, a batch is written. Any of
+them, in any thread, counts for the whole process, as its threads wait for each other. The driver in turn ends a run
+whose cluster has had no running worker for as long.
 """
 
 from __future__ import annotations

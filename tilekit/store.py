@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ Shard = tuple[str, int, str]
 FORMAT = {"0.4": 2, "0.5": 3}
 ZSTD_LEVEL = 1
 MOST_WRITES = 3
-"""How often metadata is written that is not there whole afterwards: without it nothing can go on."""
+"""How often metadata is written that is not there whole afterwards."""
 
 
 def as_zarr(path: Path) -> Any:
@@ -70,11 +71,9 @@ def update_group(path: Path, version: str, attributes: dict[str, Any]) -> None:
         merged = dict(attributes)
         if isinstance(old := group.attrs.get("ome"), dict) and "ome" in merged:
             merged["ome"] = {**old, **merged["ome"]}
-        for _ in range(MOST_WRITES):
-            group.attrs.update(merged)
-            if isinstance(path, RemotePath) or _is_readable(path):
-                return
-        raise OSError(errno.EIO, "its metadata is torn after it was written", str(path))
+        _write_surely(
+            path, lambda: group.attrs.update(merged), lambda: zarr.open_group(as_zarr(path), mode="r").metadata
+        )
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise RunError(f"{path}: cannot be written ({error.strerror}); run the same command again") from error
@@ -85,12 +84,16 @@ def update_group(path: Path, version: str, attributes: dict[str, Any]) -> None:
         raise InputError(f"{path}: its metadata is damaged ({error}); start over with --overwrite") from None
 
 
-def _is_readable(path: Path) -> bool:
-    try:
-        zarr.open_group(as_zarr(path), mode="r")
-    except ValueError:
-        return False
-    return True
+def _write_surely(path: Path, write: Callable[[], object], read: Callable[[], object]) -> None:
+    """Write metadata until it can be read: without it nothing goes on. An object is there whole or not at all."""
+    for _ in range(MOST_WRITES):
+        write()
+        if isinstance(path, RemotePath):
+            return
+        with suppress(ValueError, KeyError, FileNotFoundError):
+            read()
+            return
+    raise OSError(errno.EIO, "its metadata is torn after it was written", str(path))
 
 
 @patient
@@ -125,16 +128,12 @@ def create_array(
         options["compressors"] = ZstdCodec(level=ZSTD_LEVEL)
         if level.shard != level.chunk:
             options["shards"] = (*ones, level.shard, level.shard)
-    zarr.create_array(
-        as_zarr(path),
-        shape=(*leading, *level.shape),
-        chunks=(*ones, level.chunk, level.chunk),
-        dtype=dtype,
-        fill_value=fill,
-        zarr_format=FORMAT[version],  # type: ignore[arg-type]
-        overwrite=True,
-        attributes=attributes,
-        **options,
+    options |= {"shape": (*leading, *level.shape), "chunks": (*ones, level.chunk, level.chunk), "dtype": dtype}
+    options |= {"fill_value": fill, "zarr_format": FORMAT[version], "attributes": attributes, "overwrite": True}
+    _write_surely(
+        path,
+        lambda: zarr.create_array(as_zarr(path), **options),
+        lambda: zarr.open_array(as_zarr(path), mode="r").attrs.asdict(),
     )
 
 

@@ -45,10 +45,10 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
             return
 
 
-def start_server(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+def start_server(command: list[str], log: IO[bytes], env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     """A process that ends with this one, however this one ends."""
     end_with_parent = partial(ctypes.CDLL(None).prctl, 1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    return subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=end_with_parent)
+    return subprocess.Popen(command, stdout=log, stderr=log, env=env, preexec_fn=end_with_parent)
 
 
 @contextmanager

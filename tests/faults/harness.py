@@ -152,15 +152,15 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def start(arguments: list[str], out: Path) -> Run:
-    """Start a command in a process group of its own."""
+def start(arguments: list[str], out: Path, **more: str) -> Run:
+    """Start a command in a process group of its own; `more` is set in its environment."""
     process = subprocess.Popen(
         [*TILEKIT, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env=environment(),
+        env={**environment(), **more},
         preexec_fn=_heed_interrupts,
     )
     return Run(process, out)

@@ -124,7 +124,5 @@ def count_pairs(config: CountConfig, runner: Runner, progress: Progress = no_pro
     prints = [dict(s.fingerprint) for s in sources]
     digest = hashlib.sha256(json.dumps(prints, sort_keys=True, default=str).encode()).hexdigest()
     arguments = {"images": len(config.pairs), "files": digest, "block": config.block, **config.rules.to_json()}
-    stage = Stage(
-        STAGE, config.out, count_block, config, config.starts[-1], arguments, fold_counts, sources=sources
-    )
+    stage = Stage(STAGE, config.out, count_block, config, config.starts[-1], arguments, fold_counts, sources=sources)
     return execute(stage, runner, progress)

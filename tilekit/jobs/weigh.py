@@ -187,9 +187,7 @@ def run_weigh(weighing: Weighing, arguments: dict[str, Any], runner: Runner, pro
         pyramid.create()
 
     config = replace(weighing, levels=levels)
-    write = Stage(
-        STAGE, out, weigh_block, config, n_blocks, arguments, keep_nothing, prepare, sources=(weighing.told,)
-    )
+    write = Stage(STAGE, out, weigh_block, config, n_blocks, arguments, keep_nothing, prepare, sources=(weighing.told,))
     reports.append(execute(write, runner, progress))
     return reports + complete_pyramid(pyramid, STAGE, runner, progress)
 

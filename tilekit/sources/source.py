@@ -149,8 +149,8 @@ class Source:
             now = {"size_bytes": "none", "mtime_ns": "none"}
         if any(known.get(key) != value for key, value in now.items()):
             raise RunError(
-                f"{self.name}: changed during the run ({_differences(known, now)}), and what was read since is not "
-                f"kept; bring {known['path']} back as it was and run the same command again, or start over with --overwrite"
+                f"{known['path']}: changed during the run ({_differences(known, now)}), and what was read since is not "
+                "kept; bring it back as it was and run the same command again, or start over with --overwrite"
             )
 
     def _open_again(self) -> Reader:
