@@ -113,6 +113,7 @@ def execute(stage: Stage, runner: Runner, progress: Progress = no_progress) -> R
     report = Report(stage.name, stage.n_blocks, done_before, redone, time.perf_counter() - started, ledger.total())
     note("ended", **told, seconds=report.seconds, done=ledger.n_done, redone=redone, failed=len(failed))
     if failed:
+        stage.check_sources()  # which would be why
         worst = next(filter(concerns_all, failed.values()), failed[min(failed)])
         raise RunError(_failure(stage, ledger, failed)) from worst
     return report

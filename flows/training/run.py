@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,18 +90,21 @@ def train_file(
     step: Callable[..., Any] | None = None,
     on_row: OnRow | None = None,
     show: Show | None = None,
+    *,
+    is_task: bool = False,
 ) -> dict[str, Any]:
     """Train as the file `config` says; figures and paths of what came of it.
 
     `step` runs each stage; `on_row` is given the curves and overlays after each validation, `show` the result and its
-    pictures. Raises InputError for bad input before anything is trained, RunError where training diverges.
+    pictures. A task of a cluster holds no lock, as a worker that is cut off would keep its successor out. Raises
+    InputError for bad input before anything is trained, RunError where training diverges.
     """
     call = step or (lambda function, *arguments: function(*arguments))
     if options.scheduler:
         return call(train_on_cluster, config, options)  # type: ignore[no-any-return]
     started = time.perf_counter()
     prepared: Prepared = call(check, config, options, progress)
-    with lock(prepared.folder):
+    with nullcontext() if is_task else lock(prepared.folder):
         if prepared.config.training.devices > 1:
             call(fit_on_devices, config, prepared)
         else:
@@ -129,7 +133,7 @@ def train_remotely(_: int, task: tuple[Path, Options, int | None]) -> dict[str, 
     now = _stamp((settings := read_config(path)).path(settings.output.folder))
     resume = options.resume or (now is not None and now != before)
     asked = Options(resume=resume, init_from=options.init_from, overwrite=options.overwrite)
-    return train_file(path, asked, lambda *_: moved())
+    return train_file(path, asked, lambda *_: moved(), is_task=True)
 
 
 def _stamp(folder: Path) -> int | None:
