@@ -263,7 +263,7 @@ def soak(minutes: float, pause: float, out: Path) -> dict[str, Any]:
             if (folder / "counts.json").exists():
                 counts = json.loads((folder / "counts.json").read_text())
             found["driver"].send_signal(signal.SIGKILL)
-        warm_up = max(min(seconds / 4, 600.0), 60.0)
+        warm_up = max(min(seconds / 2, 1800.0), 60.0)  # Dask's logs of fixed length fill, and heaps reach their size
         figures = report(watch, counts, seconds, warm_up)
         figures["errors"] = (folder / "driver.log").read_text().splitlines()[-20:]
         out.write_text(json.dumps(figures, indent=1))
