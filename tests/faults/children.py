@@ -73,6 +73,7 @@ def _run(pipe: Any, arguments: list[str], out: Path, fault: Fault, threads: bool
         doors.on_block = lambda: change[0](*change[1:])
     with contextlib.ExitStack() as stack:
         if threads:
+            os.environ["TILEKIT_STALL_SECONDS"] = "20"  # a message that waits for a clock set back ends the run
             arguments = [*arguments, "--scheduler", stack.enter_context(_cluster())]
         elif arguments[0] != "train":
             arguments = [*arguments, "--workers", "0"]
