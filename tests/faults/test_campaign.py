@@ -13,15 +13,7 @@ from tests.faults.kills import plan as plan_kills
 
 CASES = plan()
 CHEAP = ("segment", "evaluate", "ingest")
-SLOW = (
-    "full for one",
-    "a write fails",
-    "reads fail",
-    "a read times",
-    "no memory for a block",
-    "dead once",
-    "a file cannot",
-)
+SLOW = ("full for one", "a read times", "dead once", "a file cannot")
 QUICK = list(
     {
         c.title: c
