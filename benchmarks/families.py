@@ -3,11 +3,12 @@
     python benchmarks/families.py --data FOLDER --out FOLDER [--minutes 2] [--only em/unet] [--docs docs/networks.md]
 
 FOLDER of the data holds the sets by name: isbi2012-em, chesapeake-landcover. All trainings have one recipe but for the
-number of steps: a few steps are timed first, and as many are taken as fit into the budget (CPU time of training, readers
-included, validation not). So a network with a wide halo, which sees much around each patch, takes fewer. Widths are
-such that each family has about half a million parameters. Test images are other slices of the stack, and another
-place. What is finished (--out/SET-FAMILY.json) is not done again, so the command can be stopped and continued; --docs
-puts the table between its markers there.
+number of steps: a few steps are timed first, and as many are taken as fit into the budget (CPU time of training,
+readers included, validation not). So a network with a wide halo, which sees much around each patch, takes fewer.
+Widths are such that each family has about half a million parameters. Test images are other slices of the stack, and
+another place. Each training and each prediction is a process on one core, as threads that wait for each other spend CPU
+time too. What is finished (--out/SET-FAMILY.json) is not done again, so the command can be stopped and continued;
+--docs puts the table between its markers there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -24,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import common
-import numpy as np
 from numpy.typing import NDArray
 
 import tilekit
@@ -229,8 +230,11 @@ def main() -> None:
     out, budget = arguments.out.absolute(), arguments.minutes * 60
     chosen = [each.split("/") for each in arguments.only or [f"{name}/{f}" for name in SETS for f in FAMILIES]]
     if arguments.stage:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         name, family = chosen[0]
-        done = train(out, name, family, budget) if arguments.stage == "train" else predict(out / f"{name}-{family}.toml")
+        done = (
+            train(out, name, family, budget) if arguments.stage == "train" else predict(out / f"{name}-{family}.toml")
+        )
         print(json.dumps(done))
         return
     out.mkdir(parents=True, exist_ok=True)
