@@ -57,7 +57,7 @@ RECIPE = """
 [split]
 by = "column"
 [weights]
-kind = "none"
+kind = "class"
 [patches]
 side = 192
 batch = 1
@@ -72,7 +72,7 @@ ema = 0.99
 steps = {steps}
 [validation]
 every = {steps}
-tune = false
+tune = true
 overlays = 0
 [network]
 family = "{family}"
