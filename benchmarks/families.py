@@ -1,6 +1,6 @@
 """Every family on real images for the same budget of CPU seconds: what it learns in it, and what it then costs.
 
-    python benchmarks/families.py --data FOLDER --out FOLDER [--minutes 2] [--only em/unet] [--docs docs/networks.md]
+    python -m benchmarks.families --data FOLDER --out FOLDER [--minutes 2] [--only em/unet] [--docs docs/networks.md]
 
 FOLDER of the data holds the sets by name: isbi2012-em, chesapeake-landcover. All trainings have one recipe but for the
 number of steps: a few steps are timed first, and as many are taken as fit into the budget (CPU time of training,
@@ -29,6 +29,7 @@ import common
 from numpy.typing import NDArray
 
 import tilekit
+from benchmarks.common import case, machine
 from flows.training.run import Options, Prepared, check, evaluate, fit, prepare
 from models import load
 from models.checkpoint import read_header
@@ -139,8 +140,9 @@ def seconds_per_step(out: Path, name: str, family: str) -> float:
     return watch.per_step(TIMED_STEPS // 2)
 
 
-def train(out: Path, name: str, family: str, budget: float) -> dict[str, Any]:
-    """Train for `budget` CPU seconds and score on the held-out images."""
+def train(folder: str, name: str, family: str, budget: float) -> dict[str, Any]:
+    """Train for `budget` CPU seconds, in this process, and score on the held-out images."""
+    out = on_one_core(folder)
     steps = max(TIMED_STEPS, round(budget / seconds_per_step(out, name, family)))
     prepared = check(write_config(out, name, family, f"{name}-{family}", steps), Options(overwrite=True))
     watch = Watch()
@@ -156,9 +158,15 @@ def train(out: Path, name: str, family: str, budget: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def predict(config: Path) -> dict[str, Any]:
+def on_one_core(folder: str) -> Path:
+    """Keep this process on one core; the folder."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    return Path(folder)
+
+
+def predict(folder: str, name: str, family: str) -> dict[str, Any]:
     """CPU seconds per megapixel and peak memory of segmenting SIDE^2 pixels with a trained network, in this process."""
-    prepared = prepare(config)
+    prepared = prepare(on_one_core(folder) / f"{name}-{family}.toml")
     predictor = load(prepared.folder / "model.safetensors", device="cpu")
     image = mirrored(prepared)
     with tempfile.TemporaryDirectory() as scratch:
@@ -187,10 +195,10 @@ def measure(out: Path, name: str, family: str, budget: float) -> dict[str, Any]:
     """Figures of one training, kept in a file, and taken from it where they are there."""
     kept = out / f"{name}-{family}.json"
     if not kept.exists():
-        arguments = ["--out", str(out), "--only", f"{name}/{family}"]
-        found = common.child(__file__, *arguments, "--stage", "train", "--minutes", str(budget / 60))
-        found |= common.child(__file__, *arguments, "--stage", "predict")
-        found |= {"budget_s": budget, "machine": common.machine()}
+        which = {"folder": str(out), "name": name, "family": family}
+        found = case("benchmarks.families:train", **which, budget=budget)
+        found |= case("benchmarks.families:predict", **which)
+        found |= {"budget_s": budget, "machine": machine()}
         kept.write_text(json.dumps(found, indent=1))
         print(row(found), flush=True)
     return dict(json.loads(kept.read_text()))
@@ -225,18 +233,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=2, help="CPU minutes of each training")
     parser.add_argument("--only", action="append", help="SET/FAMILY; several times for several")
     parser.add_argument("--docs", type=Path)
-    parser.add_argument("--stage", choices=["train", "predict"], help="what a child process does of one training")
     arguments = parser.parse_args()
     out, budget = arguments.out.absolute(), arguments.minutes * 60
     chosen = [each.split("/") for each in arguments.only or [f"{name}/{f}" for name in SETS for f in FAMILIES]]
-    if arguments.stage:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        name, family = chosen[0]
-        done = (
-            train(out, name, family, budget) if arguments.stage == "train" else predict(out / f"{name}-{family}.toml")
-        )
-        print(json.dumps(done))
-        return
     out.mkdir(parents=True, exist_ok=True)
     for name in {name for name, _ in chosen}:
         with (out / f"{name}.csv").open("w", newline="") as file:
