@@ -25,7 +25,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import common
 from numpy.typing import NDArray
 
 import tilekit
