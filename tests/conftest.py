@@ -17,6 +17,7 @@ atexit.register(shutil.rmtree, _prefect_home, ignore_errors=True)
 os.environ.update(
     DO_NOT_TRACK="1",
     OMP_NUM_THREADS="1",  # tests run side by side, and threads that share a core wait for each other at every barrier
+    OMP_WAIT_POLICY="PASSIVE",  # where training takes all cores none the less, waiting costs no CPU
     PREFECT_HOME=_prefect_home,
     PREFECT_LOGGING_LEVEL="WARNING",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",

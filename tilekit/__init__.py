@@ -15,6 +15,7 @@ __all__ = [
     "Box",
     "InputError",
     "RunError",
+    "decide_again",
     "evaluate",
     "ingest",
     "label_objects",
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from tilekit.api import evaluate, ingest, label_objects, predict, weight_map
+    from tilekit.api import decide_again, evaluate, ingest, label_objects, predict, weight_map
     from tilekit.box import Box
     from tilekit.errors import InputError, RunError
     from tilekit.jobs.status import status
@@ -37,6 +38,7 @@ _HOMES = {
     "Box": "tilekit.box",
     "InputError": "tilekit.errors",
     "RunError": "tilekit.errors",
+    "decide_again": "tilekit.api",
     "evaluate": "tilekit.api",
     "ingest": "tilekit.api",
     "label_objects": "tilekit.api",

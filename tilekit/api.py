@@ -11,6 +11,7 @@ import numpy as np
 from tilekit.box import Box
 from tilekit.engine import Progress, no_progress
 from tilekit.evaluation import Rules
+from tilekit.jobs.deciding import decide_again as decide_store
 from tilekit.jobs.evaluate import opened
 from tilekit.jobs.ingest import ingest_image
 from tilekit.jobs.label import label_image
@@ -120,6 +121,30 @@ def predict(
     job = prepare(image, predictor, out, options, overwrite=overwrite)
     with open_runner(workers, scheduler) as runner:
         return run_stages(job, runner, progress, overwrite=overwrite)
+
+
+def decide_again(
+    out: str | Path,
+    thresholds: Sequence[float],
+    *,
+    name: str = "decided",
+    block: int | None = None,
+    workers: int = 0,
+    scheduler: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Decide the classes of a store by other thresholds, of the probabilities in it, into out/labels/NAME.
+
+    With a threshold per class, a pixel is of the class of the largest p / t; with one less, of the likeliest of the
+    classes from 1 on whose p exceeds theirs, else background. Void stays void. labels/classes stays as it is. Returns
+    classes (pixels of each), blocks, redone, seconds, output. Raises InputError for bad input, RunError for blocks
+    that failed.
+    """
+    with open_runner(workers, scheduler) as runner:
+        return decide_store(
+            as_path(out), tuple(thresholds), name, runner, block=block, overwrite=overwrite, progress=progress
+        )
 
 
 def label_objects(

@@ -59,12 +59,12 @@ def test_it_learns_and_keeps_the_best(tmp_path: Path) -> None:
     def validate(path: Path, step: int) -> Validation:
         return Validation(accuracy(path, test), {"steps": step})
 
-    chosen = job(tmp_path, quick(steps=120, every=30), validate=validate)
+    chosen = job(tmp_path, quick(steps=100, every=25), validate=validate)
     seen: list[int] = []
     progress = train(small(), chosen, CPU, report=lambda rows: seen.append(len(rows)))
     rows = progress.rows
     assert seen == [1, 2, 3, 4]
-    assert [row["step"] for row in rows] == [30, 60, 90, 120]
+    assert [row["step"] for row in rows] == [25, 50, 75, 100]
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
     assert progress.best == max(row["score"] for row in rows) > 0.97
     assert accuracy(tmp_path / BEST, test) == progress.best
