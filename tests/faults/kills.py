@@ -40,8 +40,8 @@ from tests.faults.jobs import JOBS, _weights, make_inputs
 SIDE = 400
 PATIENCE = 240.0
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
-SHORT = "15"
-"""Seconds without a sign of life, for what hangs on purpose."""
+SHORT = "45"
+"""Seconds without a sign of life, for what hangs on purpose; a worker that imports torch on a busy machine takes 20."""
 
 
 @dataclass(frozen=True)
