@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -29,11 +31,22 @@ def make(path: Path, dtype: str = "uint16", **options: Any) -> np.ndarray:
     return pixels
 
 
+ZARR_2: dict[str, Any] = {"zarr_format": 2, "shards": None, "compressors": numcodecs.Zstd(1)}
 LAYOUTS: dict[str, dict[str, Any]] = {
     "sharded": {},
     "unsharded": {"shards": None},
     "floats": {"dtype": "float32"},
     "one chunk a shard": {"chunks": (1, 32, 48)},
+    "gzip": {"compressors": GzipCodec()},
+    "Blosc": {"compressors": BloscCodec(), "shards": None},
+    "no codec": {"compressors": None},
+    "Zarr 2": {**ZARR_2, "compressors": None},
+    "Zarr 2, zstd": {**ZARR_2, "compressors": numcodecs.Zstd(1)},
+    "Zarr 2, gzip": {**ZARR_2, "compressors": numcodecs.GZip(1)},
+    "Zarr 2, zlib": {**ZARR_2, "compressors": numcodecs.Zlib(1)},
+    "Zarr 2, Blosc": {**ZARR_2, "compressors": numcodecs.Blosc("lz4")},
+    "Zarr 2, nested": {**ZARR_2, "chunk_key_encoding": {"name": "v2", "separator": "/"}},
+    "Zarr 2, big-endian": {**ZARR_2, "dtype": ">u2"},
 }
 
 
@@ -58,10 +71,10 @@ def test_every_box_is_what_zarr_reads(layout: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"zarr_format": 2, "shards": None, "compressors": None},
-        {"compressors": GzipCodec()},
-        {"compressors": BloscCodec()},
-        {"compressors": None},
+        {**ZARR_2, "order": "F"},
+        {**ZARR_2, "filters": [numcodecs.Delta("u2")]},
+        {**ZARR_2, "compressors": numcodecs.LZ4()},
+        {"compressors": [GzipCodec(), ZstdCodec()]},
         {"serializer": BytesCodec(endian="big")},
         {"chunk_key_encoding": {"name": "v2", "separator": "."}},
         {"shards": {"shape": (1, 32, 48), "index_location": "start"}},
@@ -85,3 +98,23 @@ def test_damage_is_one_line(where: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a chunk in box .* cannot be decoded") as caught:
         open_image(tmp_path / "a.zarr", axes="zyx").read([(0, n) for n in SHAPE])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "layout", ["sharded", "gzip", "Blosc", "Zarr 2, zstd", "Zarr 2, gzip", "Zarr 2, zlib", "Zarr 2, Blosc"]
+)
+def test_a_chunk_that_is_longer_than_it_must_be_is_not_decoded_to_its_end(layout: str, tmp_path: Path) -> None:
+    small, large = (1, 16, 16), (1, 4096, 4096)
+    options = {**LAYOUTS[layout], "dtype": "uint8", "shards": None}
+    for name, chunk in (("small", small), ("large", large)):
+        array = zarr.create_array(
+            str(tmp_path / name), shape=chunk, chunks=chunk, **{"compressors": ZstdCodec(), **options}
+        )
+        array[:] = 1
+    chunk = "0.0.0" if layout.startswith("Zarr 2") else "c/0/0/0"
+    (tmp_path / "large" / chunk).replace(tmp_path / "small" / chunk)
+    tracemalloc.start()
+    with pytest.raises(InputError, match="cannot be decoded"):
+        open_image(tmp_path / "small", axes="zyx").read([(0, n) for n in small])
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()

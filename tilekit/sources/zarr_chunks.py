@@ -1,7 +1,8 @@
-"""Chunks of the commonest layout of Zarr 3, decoded one after the other in the thread that asks.
+"""Chunks of the commonest layouts of Zarr 3 and 2, decoded one after the other in the thread that asks.
 
-zarr-python hands every chunk to a thread and back, which costs as much as decoding a chunk of a class map. What this
-does not know is left to it: other codecs than zstd, other stores than folders, Zarr 2.
+zarr-python hands every chunk to a thread and back, which costs as much as decoding a chunk of a class map; and it
+decodes to whatever length a chunk has, where this stops at the length that it must have. What this does not know is
+left to zarr-python: several codecs or rarer ones, other stores than folders, Fortran's order.
 """
 
 from __future__ import annotations
@@ -34,9 +35,13 @@ NOTHING = 2**64 - 1
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """An array in a folder whose chunks are little-endian numbers under zstd, in shards or not."""
+    """An array in a folder whose chunks are numbers under one codec or none, in shards or not."""
 
     path: Path
+    prefix: str
+    separator: str
+    """Of the names of files: prefix, and numbers of the chunk with the separator between."""
+    codec: str
     chunk: tuple[int, ...]
     shard: tuple[int, ...]
     """Shape of what one file holds, the chunk's where there are no shards."""
@@ -56,7 +61,7 @@ class Chunks:
         first = [i * n for i, n in zip(number, self.shard, strict=True)]
         last = [a + n for a, n in zip(first, self.shard, strict=True)]
         part = [slice(max(s.start, a), min(s.stop, b)) for s, a, b in zip(region, first, last, strict=True)]
-        path = self.path.joinpath("c", *map(str, number))
+        path = self.path / (self.prefix + self.separator.join(map(str, number)))
         try:
             file = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
@@ -95,10 +100,11 @@ class Chunks:
         if offset == length == NOTHING:
             return None
         nbytes = int(np.prod(self.chunk)) * self.dtype.itemsize
-        if offset + length > size or length > 2 * nbytes + SLACK:  # zstd never needs as much
+        if offset + length > size or length > 2 * nbytes + SLACK:  # no codec needs as much
             raise ValueError(f"bytes {offset} to {offset + length} are no chunk of {nbytes} in a file of {size}")
-        decode: Any = imagecodecs.zstd_decode
-        data = decode(read_exactly(file, length, offset), out=nbytes)
+        data = read_exactly(file, length, offset)
+        if self.codec:
+            data = getattr(imagecodecs, f"{self.codec}_decode")(data, out=nbytes)
         if len(data) != nbytes:
             raise ValueError(f"a chunk holds {len(data)} bytes, must be {nbytes}")
         return np.frombuffer(data, self.dtype).reshape(self.chunk)
@@ -111,13 +117,22 @@ def _touched(part: slice, n: int) -> Iterator[int]:
 
 def direct_chunks(path: Path, array: zarr.Array[Any]) -> Chunks | None:
     """How to read an array at this path without zarr; None where it is laid out otherwise."""
-    from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
+    if isinstance(path, RemotePath) or array.dtype.kind not in "uif":  # zarr asks a server for many chunks at once
+        return None
+    found = _layout_2(array) if array.metadata.zarr_format == 2 else _layout_3(array)
+    if found is None:
+        return None
+    prefix, separator, codec = found
+    shard = array.shards or array.chunks
+    fill = 0 if array.fill_value is None else array.fill_value
+    return Chunks(path, prefix, separator, codec, array.chunks, shard, array.shards is not None, array.dtype, fill)
+
+
+def _layout_3(array: zarr.Array[Any]) -> tuple[str, str, str] | None:
+    """Prefix and separator of the files' names, and the codec."""
+    from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, ZstdCodec
 
     metadata = array.metadata
-    if isinstance(path, RemotePath):
-        return None  # zarr asks for many chunks at once
-    if metadata.zarr_format != 3 or array.dtype.kind not in "uif" or not array.dtype.isnative:
-        return None
     if metadata.chunk_key_encoding.to_dict() != {"name": "default", "configuration": {"separator": "/"}}:
         return None
     codecs = metadata.codecs
@@ -126,10 +141,22 @@ def direct_chunks(path: Path, array: zarr.Array[Any]) -> Chunks | None:
         if sharding.index_location.value != "end" or kinds != [BytesCodec, Crc32cCodec]:
             return None
         codecs = sharding.codecs
-    if [type(c) for c in codecs] != [BytesCodec, ZstdCodec] or not _is_little(codecs[0]):
+    known = {ZstdCodec: "zstd", GzipCodec: "gzip", BloscCodec: "blosc"}
+    if not array.dtype.isnative or type(codecs[0]) is not BytesCodec or not _is_little(codecs[0]):
         return None
-    shard = array.shards or array.chunks
-    return Chunks(path, array.chunks, shard, array.shards is not None, array.dtype, array.fill_value)
+    kinds = [type(c) for c in codecs[1:]]
+    if not kinds:
+        return "c/", "/", ""
+    return ("c/", "/", known[kinds[0]]) if len(kinds) == 1 and kinds[0] in known else None
+
+
+def _layout_2(array: zarr.Array[Any]) -> tuple[str, str, str] | None:
+    """Prefix and separator of the files' names, and the codec."""
+    metadata = array.metadata
+    codec = metadata.compressor.codec_id if metadata.compressor else ""
+    if metadata.order != "C" or metadata.filters or codec not in ("", "zstd", "gzip", "zlib", "blosc"):
+        return None
+    return "", metadata.dimension_separator, codec
 
 
 def _is_little(codec: Any) -> bool:
