@@ -132,7 +132,7 @@ def _layout_3(array: zarr.Array[Any]) -> tuple[str, str, str] | None:
     """Prefix and separator of the files' names, and the codec."""
     from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, ZstdCodec
 
-    metadata = array.metadata
+    metadata: Any = array.metadata
     if metadata.chunk_key_encoding.to_dict() != {"name": "default", "configuration": {"separator": "/"}}:
         return None
     codecs = metadata.codecs
@@ -152,7 +152,7 @@ def _layout_3(array: zarr.Array[Any]) -> tuple[str, str, str] | None:
 
 def _layout_2(array: zarr.Array[Any]) -> tuple[str, str, str] | None:
     """Prefix and separator of the files' names, and the codec."""
-    metadata = array.metadata
+    metadata: Any = array.metadata
     codec = metadata.compressor.codec_id if metadata.compressor else ""
     if metadata.order != "C" or metadata.filters or codec not in ("", "zstd", "gzip", "zlib", "blosc"):
         return None
