@@ -46,3 +46,17 @@ def test_blended_it_hangs_on_neither_tiles_nor_blocks(tmp_path: Path) -> None:
         maps.append(np.asarray(zarr.open_array(str(out / "probabilities/0"), mode="r")[:]))
     assert maps[0].std() > 1e-3
     np.testing.assert_array_equal(*maps)
+
+
+@pytest.mark.slow
+def test_blended_it_hangs_on_no_workers(tmp_path: Path) -> None:
+    network = build(small("deeplab vgg16", image_pool=True))
+    save(randomised(network), tmp_path / "m.safetensors", class_names=["a", "b", "c"])
+    p = Blended.of(load(tmp_path / "m.safetensors", "cpu"), 64)
+    image = structured_image((1, 131, 77), "uint8")[0]
+    maps = []
+    for workers in (0, 2):
+        out = tmp_path / f"{workers}.zarr"
+        tilekit.predict(image, p, out, tile=32, block=64, probabilities="float16", workers=workers)
+        maps.append(np.asarray(zarr.open_array(str(out / "probabilities/0"), mode="r")[:]))
+    np.testing.assert_array_equal(*maps)
