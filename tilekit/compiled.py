@@ -24,6 +24,33 @@ def compiled(loop: Loop) -> Loop:
         return cast(Loop, njit(nogil=True)(loop))
 
 
+WORD = 64
+"""Bytes that `places_of_ones` takes at once; its argument is a multiple long."""
+DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
+BIT = np.array([i for _, i in sorted(((0x03F79D71B4CB0A89 << i) % (1 << 64) >> 58, i) for i in range(64))], np.uint64)
+"""The number of the only bit of a word, by the upper six bits of its product with the de Bruijn sequence."""
+
+
+@compiled
+def places_of_ones(ones: NDArray[np.uint8], places: NDArray[np.int32]) -> int:
+    """Where the ones lie among zeros, written to `places` (as long as `ones`); how many there are.
+
+    Each byte is a bit of a word, of which the lowest is taken away until none is left: time goes with the ones. Places
+    are unsigned, as numba looks whether others are negative.
+    """
+    one, eight, gather = np.uint64(1), np.uint64(8), np.uint64(0x0102040810204080)
+    words, n = ones.view(np.uint64), np.uint64(0)
+    for i in range(np.uint64(0), np.uint64(words.size), eight):
+        bits = np.uint64(0)
+        for k in range(eight):
+            bits |= ((words[i + k] * gather) >> np.uint64(56)) << (k * eight)
+        while bits:
+            places[n] = i * eight + BIT[((bits & (~bits + one)) * DE_BRUIJN) >> np.uint64(58)]
+            n += one
+            bits &= bits - one
+    return np.int64(n)
+
+
 @compiled
 def count_words(words: NDArray[np.uint16]) -> NDArray[np.int64]:
     """How often each of the 65,536 values occurs in at most 2^32 words; two tables, as equal neighbors would wait."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tilekit.compiled import compiled
+from tilekit.compiled import WORD, compiled, places_of_ones
 
 Ints = NDArray[np.int64]
 CONNECTIVITIES = (4, 8)
@@ -55,23 +55,23 @@ def _find(parent: NDArray[np.int32], run: int) -> int:
 def _cut_runs(classes: NDArray[Any], void: int) -> tuple[Ints, NDArray[np.int32], NDArray[np.int32]]:
     """Rows, starts and stops of the runs that are not background."""
     height, width = classes.shape
-    ends = np.empty(width, np.int32)  # of all runs of a row, found without a branch
+    differs = np.zeros(-(-width // WORD) * WORD, np.uint8)
+    ends = np.empty(differs.size + 1, np.int32)
     start, stop = np.empty(classes.size // 8 + width, np.int32), np.empty(classes.size // 8 + width, np.int32)
     rows = np.zeros(height + 1, np.int64)
     n = 0
     for y in range(height):
         line = classes[y]
-        count = 0
-        for x in range(1, width):
-            ends[count] = x
-            count += line[x] != line[x - 1]
+        for x in range(np.uint64(1), np.uint64(width)):
+            differs[x] = line[x] != line[x - np.uint64(1)]
+        count = places_of_ones(differs, ends)
         ends[count] = width
         if n + count >= start.size:
             start, stop = np.append(start, np.empty_like(start)), np.append(stop, np.empty_like(stop))
         first = 0
         for end in ends[: count + 1]:
             start[n], stop[n] = first, end
-            n += line[first] != 0 and line[first] != void
+            n += (line[first] != 0) & (line[first] != void)
             first = end
         rows[y + 1] = n
     return rows, start[:n].copy(), stop[:n].copy()
@@ -157,6 +157,15 @@ def paint(runs: Runs, values: NDArray[Any], out: NDArray[Any], top: int = 0, lef
         while run < end and runs.start[run] < left + width:
             out[y, max(runs.start[run] - left, 0) : min(runs.stop[run] - left, width)] = values[runs.label[run]]
             run += 1
+
+
+@compiled
+def areas(runs: Runs) -> Ints:
+    """Pixels of each component, (n,)."""
+    out = np.zeros(runs.first.size, np.int64)
+    for run in range(runs.label.size):
+        out[runs.label[run] - 1] += runs.stop[run] - runs.start[run]
+    return out
 
 
 PLACES = ("area", "y_sum", "x_sum", "y_min", "y_max", "x_min", "x_max")

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Draw = Callable[[Array, int, int], None]
+"""Fills an array with the part of a block that begins at a row and column."""
 
 
 def halve_mean(pixels: Array, nodata: float | None = None) -> Array:
@@ -37,6 +39,32 @@ def halve_labels(labels: Array) -> Array:
     from tilekit.compiled import label_cells
 
     return _by_cells(label_cells, labels)
+
+
+class Drawn:
+    """A block of labels that is made chunk by chunk, and halved while a chunk is in the core's nearest cache.
+
+    Every part is asked for once, begins at an even row and column, and holds until the next is asked for.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], draw: Draw) -> None:
+        """`shape` is (leading..., y, x) of one plane."""
+        *lead, height, width = shape
+        self.shape, self.dtype, self._draw = shape, dtype, draw
+        self._part = np.empty((0, 0), dtype)
+        self.halved = np.empty((*lead, -(-height // 2), -(-width // 2)), dtype)
+        """The next level, once all parts were asked for."""
+
+    def __getitem__(self, part: tuple[slice, ...]) -> Array:
+        from tilekit.compiled import label_cells
+
+        (top, bottom), (left, right) = ((s.start, s.stop) for s in part[-2:])
+        if self._part.shape != (bottom - top, right - left):
+            self._part = np.empty((bottom - top, right - left), self.dtype)
+        self._draw(self._part, top, left)
+        halved = self.halved.reshape(1, *self.halved.shape[-2:])
+        label_cells(self._part[None], halved[:, top // 2 : -(-bottom // 2), left // 2 : -(-right // 2)])
+        return self._part
 
 
 def _by_cells(fill: Callable[[Array, Array], None], pixels: Array) -> Array:

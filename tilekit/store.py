@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import google_crc32c
@@ -189,13 +189,25 @@ def read_region(path: Path, region: tuple[slice, ...]) -> Array:
     return np.asarray(zarr.open_array(as_zarr(path), mode="r")[region])
 
 
+class Pixels(Protocol):
+    """An array, or what makes its parts when they are asked for: each once, chunk by chunk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __getitem__(self, part: tuple[slice, ...], /) -> Array: ...
+
+
 def write_region(
     root: Path,
     name: str,
     level: Level,
     version: str,
     region: Sequence[slice],
-    pixels: Array,
+    pixels: Pixels,
     fill: int | float = 0,
 ) -> list[Shard]:
     """Write a region (leading..., y, x) of whole shards of the array of `create_array` at `root/name`; their records.
@@ -210,23 +222,29 @@ def write_region(
     prefix = ["c"] if FORMAT[version] == 3 else []
     records = []
     for corner in product(*(range(s.start, s.stop, n) for s, n in zip(region, steps, strict=True))):
-        inside = tuple(slice(i - s.start, i - s.start + n) for i, s, n in zip(corner, region, steps, strict=True))
-        part = pixels[inside]
-        data = _encode_shard(part.reshape(part.shape[-2:]), level, version, fill)
+        first = tuple(i - s.start for i, s in zip(corner, region, strict=True))
+        data = _encode_shard(pixels, first, level, version, fill)
         key = "/".join([name, *prefix, *(str(i // n) for i, n in zip(corner, steps, strict=True))])
         _put(root / key, data)
         records.append(_record(key, data))
     return records
 
 
-def _encode_shard(pixels: Array, level: Level, version: str, fill: int | float) -> memoryview | None:
-    """The bytes of a shard (y, x), or of a chunk where the array has no shards; None for nothing but the fill value."""
+def _encode_shard(
+    pixels: Pixels, first: tuple[int, ...], level: Level, version: str, fill: int | float
+) -> memoryview | None:
+    """The bytes of a shard whose first pixel this is, or of a chunk where the array has no shards.
+
+    None for nothing but the fill value.
+    """
     n, nbytes = level.shard // level.chunk, level.chunk**2 * pixels.dtype.itemsize
     out = np.empty(n * n * (nbytes + nbytes // 128 + 512), np.uint8).data  # more than zstd and Blosc can need
     lengths: list[int] = []
     end = 0
     for i, j in product(range(n), repeat=2):
-        lengths.append(_encode_chunk(_chunk(pixels, i, j, level.chunk, fill), version, fill, out[end:]))
+        corner = (*first[:-2], first[-2] + i * level.chunk, first[-1] + j * level.chunk)
+        chunk = _chunk(pixels, corner, level.chunk, fill)
+        lengths.append(0 if chunk is None else _encode_chunk(chunk, version, fill, out[end:]))
         end += lengths[-1]
     if end and version != "0.4" and level.shard != level.chunk:
         index = _shard_index(lengths)
@@ -235,13 +253,17 @@ def _encode_shard(pixels: Array, level: Level, version: str, fill: int | float) 
     return out[:end] if end else None
 
 
-def _chunk(pixels: Array, row: int, column: int, side: int, fill: int | float) -> Array:
-    """A chunk of a shard (y, x), filled up where the image ends before it."""
-    part = pixels[row * side : (row + 1) * side, column * side : (column + 1) * side]
+def _chunk(pixels: Pixels, corner: tuple[int, ...], side: int, fill: int | float) -> Array | None:
+    """The chunk (y, x) that begins at a corner, filled up where the image ends before it; None beyond the image."""
+    *lead, y, x = corner
+    height, width = (min(side, n - i) for i, n in zip((y, x), pixels.shape[-2:], strict=True))
+    if height <= 0 or width <= 0:
+        return None
+    part = pixels[(*(slice(i, i + 1) for i in lead), slice(y, y + height), slice(x, x + width))].reshape(height, width)
     if part.shape == (side, side):
         return np.ascontiguousarray(part)
     whole = np.full((side, side), fill, pixels.dtype)
-    whole[: part.shape[0], : part.shape[1]] = part
+    whole[:height, :width] = part
     return whole
 
 

@@ -45,10 +45,13 @@ def write_objects(index: int, config: WriteConfig) -> Receipt:
     block = finding.grid.block(index)
     runs, whole = read_runs(finding, index), whole_components(finding, index)
     ids = ids_of(whole.first, whole.area >= max(finding.min_size, 1), config)
-    pixels = np.zeros(block.box.shape, pyramid.dtype)
-    paint(runs, np.concatenate([[0], ids]).astype(pyramid.dtype), pixels)
-    lead = (1,) * len(pyramid.leading)
-    shards = pyramid.write_block(pyramid.passes[0], block.plane, block.box, pixels.reshape(*lead, *pixels.shape))
+    values = np.concatenate([[0], ids]).astype(pyramid.dtype)
+
+    def draw(out: Array, top: int, left: int) -> None:
+        out[:] = 0
+        paint(runs, values, out, top, left)
+
+    shards = pyramid.write_drawn(block.plane, block.box, draw)
     if config.measuring is not None:
         parts = {"id": ids, "class": whole.kind, "edge": _is_cut(config, block, runs).astype(np.int64)}
         shards += put_parts(finding.out, index, parts | measure_block(config.measuring, block, runs))

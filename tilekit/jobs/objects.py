@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from tilekit.box import Box
 from tilekit.components import (
     Runs,
+    areas,
     faces,
     find_runs,
     first_pixels,
     lowest_and_highest_beside,
     paint,
-    places,
 )
 from tilekit.engine import Receipt
 from tilekit.jobs.finding import Finding, closed_faces, first_key, read_box, read_classes
@@ -80,7 +80,7 @@ def _find_pieces(finding: Finding, block: Block) -> Found:
     whole = np.stack(
         [
             first_key(finding, block.plane, window, first_pixels(all_runs, parts.shape[1])),
-            places(all_runs, 0, 0)[:, 0],
+            areas(all_runs),
         ],
         axis=1,
     )[number]
@@ -113,7 +113,7 @@ def find_in_block(index: int, finding: Finding) -> Receipt:
 
 def _tabulate(finding: Finding, block: Block, found: Found) -> Table:
     runs = found.runs
-    area = places(runs, 0, 0)[:, 0]
+    area = areas(runs)
     kind = found.classes.reshape(-1)[first_pixels(runs, block.box.shape[1])].astype(np.int64)
     low, high = kind, kind
     if finding.holes:

@@ -7,7 +7,7 @@ import shutil
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from struct import pack
@@ -26,7 +26,7 @@ from tilekit.georeference import Georeference
 from tilekit.ledger import FOLDER, Summary, mark_started, read_arguments
 from tilekit.lock import lock
 from tilekit.place import RemotePath
-from tilekit.pyramid import halve_labels, halve_mean
+from tilekit.pyramid import Draw, Drawn, halve_labels, halve_mean
 from tilekit.run import Runner
 from tilekit.sources import Source, open_image
 from tilekit.store import (
@@ -162,6 +162,18 @@ class Pyramid:
                     self.out, self.path(k), self.levels[k], self.version, region, pixels, fill=self.fill
                 )
         return shards
+
+    def write_drawn(self, plane: tuple[int, ...], box: Box, draw: Draw) -> list[Any]:
+        """`write_block` of the first pass, for labels that `draw` fills in."""
+        step, level, region = self.passes[0], self.levels[0], self.region(plane, box)
+        shape = tuple(s.stop - s.start for s in region)
+        if level.chunk % 2 or step.levels == (0,):
+            draw(whole := np.empty(box.shape, self.dtype), 0, 0)
+            return self.write_block(step, plane, box, whole.reshape(shape))
+        drawn = Drawn(shape, np.dtype(self.dtype), draw)
+        shards = write_region(self.out, self.path(0), level, self.version, region, drawn, fill=self.fill)
+        further = replace(step, source=1, levels=step.levels[1:])
+        return shards + self.write_block(further, plane, box.coarser(2), drawn.halved)
 
 
 def encode_fill(value: int | float, dtype: Any) -> int | str:
