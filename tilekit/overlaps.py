@@ -59,8 +59,12 @@ def count_overlaps(prediction: Array, truth: Array) -> Overlaps:
         table = count_byte_pairs(first, second)
         t, p = np.nonzero(table)
         return Overlaps(p.astype(np.uint64), t.astype(np.uint64), table[t, p])
-    t, p, counts = count_runs(first, second)
-    return _summed(_as(prediction, p), _as(truth, t), counts.astype(np.int64))
+    width, row, parts = truth.shape[-1] if truth.ndim and truth.size else 1, 0, []
+    first, second = first.reshape(-1, width), second.reshape(-1, width)
+    while row < len(first) or not parts:
+        (t, p, counts), row = count_runs(first, second, row)
+        parts.append(_summed(_as(prediction, p), _as(truth, t), counts.astype(np.int64)))
+    return sum_overlaps(parts)
 
 
 def _as(pixels: Array, bits: NDArray[np.uint64]) -> Array:

@@ -46,7 +46,18 @@ def test_the_table_is_that_of_a_loop_over_pixels(seed, shape, dtypes, n):
     assert as_counter(count_overlaps(prediction, truth)) == brute_force(prediction, truth)
 
 
-def test_noise_of_many_pairs_makes_the_hash_table_grow():
+def test_more_pairs_than_are_listed_at_once_are_all_counted_once():
+    shape = (2100, 1030)
+    truth = np.arange(shape[0] * shape[1], dtype=np.uint32).reshape(shape)
+    truth[1500:] = truth[: shape[0] - 1500]
+    table = count_overlaps(truth[::-1].copy(), truth)
+    pairs, counts = np.unique((truth.astype(np.uint64) << 32 | truth[::-1]).ravel(), return_counts=True)
+    assert len(table) > 1 << 20
+    assert np.array_equal(table.truth << 32 | table.prediction, pairs)
+    assert np.array_equal(table.counts, counts)
+
+
+def test_noise_of_many_pairs_fills_the_small_table():
     prediction, truth = np.random.default_rng(0).integers(0, 1 << 40, (2, 100, 200))
     table = count_overlaps(prediction, truth)
     assert len(table) == 20_000
