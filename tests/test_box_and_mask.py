@@ -181,6 +181,25 @@ def test_a_mask_changes_nothing_inside_it(image: np.ndarray, whole: np.ndarray, 
         assert tilekit.verify(out, FILTER, boxes=4, side=64)["differing_pixels"] == 0
 
 
+def test_what_a_mask_leaves_out_is_neither_read_nor_predicted(
+    image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[130:140, 70:90] = 1
+    tifffile.imwrite(tmp_path / "mask.tif", mask)
+    tilekit.ingest(image, tmp_path / "out.zarr", block=BLOCK)
+    read, inputs = [], Input.read
+
+    def noted(self: Input, plane: Any, box: Box) -> Any:
+        read.append(box)
+        return inputs(self, plane, box)
+
+    monkeypatch.setattr(Input, "read", noted)
+    tilekit.predict(tmp_path / "out.zarr", FILTER, tmp_path / "out.zarr", mask=str(tmp_path / "mask.tif"), **PLAN)
+    core = Box((128, 64), (160, 96))
+    assert read == [core.grow(FILTER.halo.before, FILTER.halo.after)]
+
+
 @st.composite
 def polygons(draw: Any) -> list[list[tuple[float, float]]]:
     """Rings of x, y, some through pixel centers, corners and edges."""

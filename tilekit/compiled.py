@@ -48,7 +48,7 @@ def places_of_ones(ones: NDArray[np.uint8], places: NDArray[np.int32]) -> int:
             places[n] = i * eight + BIT[((bits & (~bits + one)) * DE_BRUIJN) >> np.uint64(58)]
             n += one
             bits &= bits - one
-    return np.int64(n)
+    return int(n)
 
 
 @compiled

@@ -106,7 +106,7 @@ def _add_runs(
     one, length, row_length, used = np.uint64(1), np.uint64(WIDTH), np.uint64(width), 0
     for i in range(np.uint64(run), np.uint64(n)):
         if 2 * used == counts.size:
-            return np.int64(i)
+            return int(i)
         start, stop = np.uint64(starts[i]), np.uint64(starts[i + one])
         y, x = start // length, start % length
         a, b = np.uint64(first[y, x]), np.uint64(second[y, x])

@@ -54,13 +54,13 @@ def count_overlaps(prediction: Array, truth: Array) -> Overlaps:
         raise ValueError(f"prediction is {prediction.dtype}, truth {truth.dtype}: must be integers")
     from tilekit.compiled_scores import count_byte_pairs, count_runs
 
-    first, second = np.ascontiguousarray(truth).reshape(-1), np.ascontiguousarray(prediction).reshape(-1)
-    if first.dtype == second.dtype == np.uint8:
-        table = count_byte_pairs(first, second)
+    if truth.dtype == prediction.dtype == np.uint8:
+        table = count_byte_pairs(np.ascontiguousarray(truth).reshape(-1), np.ascontiguousarray(prediction).reshape(-1))
         t, p = np.nonzero(table)
         return Overlaps(p.astype(np.uint64), t.astype(np.uint64), table[t, p])
-    width, row, parts = truth.shape[-1] if truth.ndim and truth.size else 1, 0, []
-    first, second = first.reshape(-1, width), second.reshape(-1, width)
+    width, row = truth.shape[-1] if truth.ndim and truth.size else 1, 0
+    first, second = (np.ascontiguousarray(pixels).reshape(-1, width) for pixels in (truth, prediction))
+    parts: list[Overlaps] = []
     while row < len(first) or not parts:
         (t, p, counts), row = count_runs(first, second, row)
         parts.append(_summed(_as(prediction, p), _as(truth, t), counts.astype(np.int64)))
