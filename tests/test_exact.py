@@ -224,6 +224,7 @@ def test_workers_write_the_bytes_of_the_plain_loop(
     assert_same_classes(found, whole_image_logits(net, image), figures)
 
 
+@pytest.mark.slow
 def test_workers_write_the_bytes_of_the_plain_loop_with_a_plain_filter(cluster: Any, tmp_path: Path) -> None:
     image = structured_image((2, 301, 417), np.uint16, seed=6)
     np.save(tmp_path / "image.npy", image)

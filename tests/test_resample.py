@@ -136,6 +136,7 @@ def test_other_dtypes_channels_and_sides_of_pixels_are_resampled_too(nets: Any, 
         assert tilekit.verify(out, predictor, boxes=4, side=96)["differing_pixels"] == 0
 
 
+@pytest.mark.slow
 def test_workers_write_the_bytes_of_the_plain_loop(nets: Any, tmp_path: Path) -> None:
     net, predictor = nets(1.37)
     image = structured_image((1, *SHAPE), np.uint8, seed=6)

@@ -130,6 +130,7 @@ def test_a_finished_labeling_is_no_work(classes: Path, undisturbed: Path) -> Non
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
+@pytest.mark.slow
 def test_other_arguments_and_a_second_run_are_refused(classes: Path, undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.zarr"
     run = start(arguments(classes, out, "--workers", "0"), out)

@@ -41,6 +41,7 @@ def undisturbed(labels: Path) -> dict[str, Path]:
     return outs
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_same_bytes(labels: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
     start(arguments(labels, tmp_path / "out.zarr", "ids", "2"), tmp_path).finish()
     assert_same(tmp_path / "out.zarr", undisturbed["ids"])
