@@ -36,7 +36,10 @@ class TableWriter:
 
         part = pa.table(columns, metadata=self._metadata)
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._partial, part.schema, compression="zstd", use_dictionary=False)
+            # differences of ids, areas and boxes are small: two thirds of the time of plain numbers, and fewer bytes
+            small = {f.name: "DELTA_BINARY_PACKED" for f in part.schema if pa.types.is_integer(f.type)}
+            options = {"compression": "zstd", "use_dictionary": False, "column_encoding": small}
+            self._writer = pq.ParquetWriter(self._partial, part.schema, **options)
         self._writer.write_table(part)
 
     def __exit__(
