@@ -379,6 +379,7 @@ def server_killed(how: str) -> Callable[..., tuple[str, str]]:
         home = out.parent / "prefect"
         home.mkdir()
         mine = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+        mine["PREFECT_CLIENT_MAX_RETRIES"] = "3"  # of each request: 14 seconds, where 5 take a minute
         env = {**environment(), **mine}
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
 
