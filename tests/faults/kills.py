@@ -290,11 +290,11 @@ from pathlib import Path
 true_touch = getattr(Path, "true_touch", Path.touch)  # a preload may be loaded twice
 Path.true_touch = true_touch
 def touch(path, *more, **named):
-    true_touch(path, *more, **named)
     if path.parent.name == "started" and path.name == "{block}" and "predict" in str(path):
         if not os.path.exists("{flag}") or {always}:
             open("{flag}", "a").close()
             time.sleep(1e6)
+    true_touch(path, *more, **named)
 Path.touch = touch
 def dask_setup(worker): pass
 """
@@ -307,7 +307,7 @@ def block_hung(*, always: bool) -> Callable[..., tuple[str, str]]:
         preload = out.parent / "hang.py"
         preload.write_text(HANG_ONCE.format(block=chance.randrange(5, 20), flag=out.parent / "hung", always=always))
         options = ("--memory-limit", "0", "--preload", str(preload))
-        with cluster(out.parent, *options, TILEKIT_STALL_SECONDS=SHORT) as (address, _):
+        with cluster(out.parent, *options, TILEKIT_STALL_SECONDS="20" if always else SHORT) as (address, _):
             arguments = [*bench.arguments("segment", out), "--scheduler", address]
             return bench.judge("segment", out, start(arguments, out))
 
