@@ -111,7 +111,9 @@ def processes(folder: Path, seconds: float, pause: float) -> Iterator[tuple[dict
     address = f"tcp://127.0.0.1:{free_port()}"
     dask = [sys.executable, "-m", "dask"]
     quiet = {"DASK_LOGGING__DISTRIBUTED": "error", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "100"}
-    os.environ.update(quiet, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+    # as a cluster is set up by deploy/README.md: Dask as it comes fills its logs for a day
+    shipped = {"DASK_CONFIG": str(ROOT / "deploy/dask.yaml"), "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "False"}
+    os.environ.update(quiet | shipped, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
     with contextlib.ExitStack() as stack:
 
         def start(name: str, command: list[str]) -> psutil.Process:
