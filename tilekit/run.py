@@ -153,8 +153,8 @@ class DaskRunner:
             return Outcome(index, error=RunError("the scheduler is gone, or dropped it"))
         except KilledWorker:
             reason = (
-                "worker after worker died on it, perhaps of too little memory (try fewer --workers or a smaller --tile), "
-                f"or as nothing moved there for {limit_seconds():g} s"
+                "worker after worker died on it, perhaps of too little memory (try fewer --workers or a smaller "
+                f"--tile), or as nothing moved there for {limit_seconds():g} s"
             )
             return Outcome(index, error=RuntimeError(reason))
         except Exception as error:  # what came back cannot be read

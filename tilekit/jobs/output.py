@@ -330,8 +330,7 @@ def check_disk(out: Path, need: int) -> None:
     there = sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) if need > free else 0
     if need > free + there:
         raise InputError(
-            f"{out}: needs about {_size(need)}, {_size(free + there)} are free; "
-            "free some, or choose another disk"
+            f"{out}: needs about {_size(need)}, {_size(free + there)} are free; free some, or choose another disk"
         ) from OSError(errno.ENOSPC, "too little space")
 
 
