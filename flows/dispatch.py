@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from flows.terminal import progress_bars
+from tilekit.errors import RunError
 
 
 def given(values: dict[str, Any], kind: Any) -> dict[str, Any]:
@@ -24,7 +25,13 @@ def dispatch(name: str, plain: str, *arguments: Any, prefect: bool, **options: A
     """
     if is_flow(prefect):
         leave_errors_to_main()
-        return _imported(f"flows.{name.split('_')[0]}:{name}")(*arguments)
+        import httpx
+
+        try:
+            return _imported(f"flows.{name.split('_')[0]}:{name}")(*arguments)
+        except httpx.TransportError as error:
+            reason = str(error) or type(error).__name__
+            raise RunError(f"Prefect's server is gone ({reason}); the same command continues it") from error
     with progress_bars() as progress:
         return _imported(plain)(*arguments, progress, **options)
 

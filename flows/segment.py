@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
     create_link_artifact,
@@ -113,11 +115,22 @@ def _is_worth_retrying(_task: Any, _run: Any, state: Any) -> bool:
 
 
 def progress_artifact(key: str) -> Progress:
-    """Progress of all stages as an artifact, brought up to date every two seconds and at the end of each."""
+    """Progress of all stages as an artifact, brought up to date every two seconds and at the end of each.
+
+    Once Prefect's server is gone, nothing more is told: each try takes a minute, and the work does not need it.
+    """
     known: dict[str, UUID] = {}
     updated = {"at": 0.0}
 
     def show(stage: str, done: int, total: int) -> None:
+        if updated["at"] == math.inf:
+            return
+        try:
+            tell(stage, done, total)
+        except httpx.TransportError:
+            updated["at"] = math.inf
+
+    def tell(stage: str, done: int, total: int) -> None:
         percent = 100 * done / max(total, 1)
         now = time.monotonic()
         if stage not in known:

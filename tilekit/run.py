@@ -11,7 +11,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, islice
@@ -128,35 +128,37 @@ class DaskRunner:
         arriving = as_completed([submit(i) for i in islice(waiting, in_flight)], loop=self._client.loop)
         self._arriving.append(arriving)
         for future in arriving:
-            outcome = _outcome_of(future, numbers.pop(future.key))
+            outcome = self._outcome_of(future, numbers.pop(future.key))
             future.release()
             for following in islice(waiting, 1):
                 arriving.add(submit(following))
             yield outcome
         self._arriving.remove(arriving)
-        if self._ended.is_set():
-            raise RunError(f"{self._why}; the same command continues it")
+        for index in sorted(numbers.values())[:1]:  # that were cleared away
+            yield Outcome(index, error=RunError(self._why))
 
+    def _outcome_of(self, future: Any, index: int) -> Outcome:
+        """What a future brings; workers that died on this block, or a lost scheduler, are an error of the block.
 
-def _outcome_of(future: Any, index: int) -> Outcome:
-    """What a future brings; workers that died on this block, or a lost scheduler, are an error of the block.
+        Where a worker died with the receipt that it had announced, this waits until another has done the block again.
+        """
+        from distributed import CancelledError, KilledWorker
 
-    Where a worker died with the receipt that it had announced, this waits until another has done the block again.
-    """
-    from distributed import CancelledError, KilledWorker
-
-    try:
-        return future.result()  # type: ignore[no-any-return]
-    except (OSError, CancelledError):  # what a task raises comes as an outcome, so this is about the connection
-        return Outcome(index, error=RunError("the scheduler is gone, or dropped it"))
-    except KilledWorker:
-        reason = (
-            "worker after worker died on it, perhaps of too little memory (try fewer --workers or a smaller --tile), "
-            f"or as nothing moved there for {limit_seconds():g} s"
-        )
-        return Outcome(index, error=RuntimeError(reason))
-    except Exception as error:  # what came back cannot be read
-        return Outcome(index, error=error)
+        try:
+            while not self._ended.is_set():
+                with suppress(TimeoutError):  # where the scheduler hangs, nothing else would end the waiting
+                    return future.result(timeout=ANSWER_SECONDS)  # type: ignore[no-any-return]
+            return Outcome(index, error=RunError(self._why))
+        except (OSError, CancelledError):  # what a task raises comes as an outcome, so this is about the connection
+            return Outcome(index, error=RunError("the scheduler is gone, or dropped it"))
+        except KilledWorker:
+            reason = (
+                "worker after worker died on it, perhaps of too little memory (try fewer --workers or a smaller "
+                f"--tile), or as nothing moved there for {limit_seconds():g} s"
+            )
+            return Outcome(index, error=RuntimeError(reason))
+        except Exception as error:  # what came back cannot be read
+            return Outcome(index, error=error)
 
 
 class Unwanted(BaseException):
@@ -301,6 +303,9 @@ def _start_here(workers: int, stack: ExitStack) -> Any:
         "distributed.worker.profile.enabled": False,
         "distributed.admin.tick.interval": "1s",
         "distributed.admin.system-monitor.interval": "10s",
+        # logs for Dask's developers, which else grow for a day
+        "distributed.admin.system-monitor.log-length": 100,
+        "distributed.admin.low-level-log-length": 100,
         "distributed.admin.large-graph-warning-threshold": "1GB",
         "logging.distributed": "critical",
         # a worker that is connected and silent for so long is started anew; looked at every so often

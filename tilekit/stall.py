@@ -8,6 +8,7 @@ whose cluster has had no running worker for as long.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -17,6 +18,8 @@ from threading import Event, Lock, Thread
 
 STALL_SECONDS = 1800.0
 """Without a sign of life; TILEKIT_STALL_SECONDS in the workers' environment replaces it, 0 is for ever."""
+CLOCK_SECONDS = 60.0
+"""By which the clock may be set back under Dask: its messages then wait no longer than that."""
 STATUS = 75
 """Of a process that ended itself for this: try again."""
 
@@ -76,13 +79,24 @@ def watched() -> Iterator[None]:
 def watch_cluster(has_workers: Callable[[], bool], lost: Callable[[str], None], ended: Event) -> None:
     """Call `lost` with the reason once there has been no running worker, or no answer, for too long; returns then.
 
-    That is so where all workers are gone, paused for want of memory, or the scheduler hangs.
+    That is so where all workers are gone, paused for want of memory, or the scheduler hangs. A clock that is set back
+    ends it, too: Dask times its messages by it, and they may wait until it has caught up.
     """
     limit = limit_seconds()
-    if limit <= 0:
-        return
-    last = time.monotonic()
-    while not ended.wait(min(limit / 4, 30.0)):
+    limit = limit if limit > 0 else math.inf
+    pause = min(limit / 4, 30.0)
+    ahead = time.time() - time.monotonic()
+    last = asked = time.monotonic()
+    while not ended.wait(min(pause, 1.0)):
+        now = time.monotonic()
+        back = ahead - (time.time() - now)
+        if back > CLOCK_SECONDS:
+            lost(f"the clock was set back by {back:.0f} s, for which Dask's messages may wait")
+            return
+        ahead = max(ahead, ahead - back)
+        if now - asked < pause:
+            continue
+        asked = now
         if has_workers():
             last = time.monotonic()
         elif time.monotonic() - last > limit:

@@ -150,9 +150,10 @@ def open_doors(doors: Doors) -> Iterator[None]:
         return true_predict(self, *more, **named)
 
     def clock() -> float:
-        """Now, or hours ahead and back in turn from the fault's block on."""
-        jumps = doors.fault.kind == "clock" and doors.counts["block"] >= doors.fault.k
-        return true_time() + (JUMP * (-1) ** doors.counts["block"] if jumps else 0)
+        """Now; from the fault's block on hours ahead, and two blocks later hours back, for good."""
+        past = doors.counts["block"] - doors.fault.k
+        jumps = doors.fault.kind == "clock" and past >= 0
+        return true_time() + (JUMP if past < 2 else -JUMP) * jumps
 
     def saved(true: Any, tensors: Any, path: Any, **named: Any) -> None:
         true(tensors, path, **named)

@@ -45,3 +45,15 @@ def test_a_cluster_without_workers_is_given_up_and_one_that_comes_back_is_not(mo
     ended.set()
     watch_cluster(lambda: False, said.append, ended)
     assert len(said) == 1
+
+
+def test_a_clock_that_is_set_back_ends_a_run_under_dask_and_one_set_ahead_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TILEKIT_STALL_SECONDS", "0.2")
+    true_time, started, said = time.time, time.monotonic(), list[str]()
+    steps = [(0.3, 0.0), (0.6, 7200.0), (1e9, 3600.0)]  # an hour too far, then right
+    monkeypatch.setattr(time, "time", lambda: true_time() + next(s for t, s in steps if time.monotonic() - started < t))
+    watch_cluster(lambda: True, said.append, Event())
+    assert time.monotonic() - started > 0.6
+    assert said == ["the clock was set back by 3600 s, for which Dask's messages may wait"]

@@ -342,9 +342,20 @@ def check_disk(out: Path, need: int) -> None:
     there = sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) if need > free else 0
     if need > free + there:
         raise InputError(
-            f"{out}: needs about {need / 1e9:.2f} GB, {(free + there) / 1e9:.2f} GB are free; "
-            "free some, or choose another disk"
+            f"{out}: needs about {_size(need)}, {_size(free + there)} are free; free some, or choose another disk"
         ) from OSError(errno.ENOSPC, "too little space")
+
+
+def _size(n: int) -> str:
+    """Bytes for people: the unit in which the number shows.
+
+    >>> _size(0), _size(512_000), _size(3 * 10**12)
+    ('0 bytes', '512.00 kB', '3.00 TB')
+    """
+    for unit, bytes_of in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n >= bytes_of:
+            return f"{n / bytes_of:.2f} {unit}"
+    return f"{n} bytes"
 
 
 def as_source(image: Any, **options: Any) -> Source:
