@@ -67,6 +67,9 @@ class Specimen:
         if min(self.shape) < 1 or (self.shape[0] // CELL + 2) * self._n_columns >= 2**32:
             raise InputError(f"specimen: size {self.size} must be at least 1 and below 2**32 cells of {CELL} x {CELL}")
 
+    def check_unchanged(self) -> None:
+        """It never changes."""
+
     @property
     def shape(self) -> tuple[int, int]:
         return (self.size, self.size) if isinstance(self.size, int) else self.size

@@ -31,9 +31,5 @@ def raises(path: str) -> str:
     raise KeyError(path)
 
 
-def refuses_in_two_lines(path: str) -> str:
-    raise InputError(f"{path}: one\ntwo")
-
-
 def refuses(path: str) -> str:
     raise InputError(f"{path}: cannot be read")

@@ -170,7 +170,6 @@ def test_the_seed_opens(worker: Worker, folder: Path, name: str) -> None:
         ("takes_memory", "memory"),
         ("claims_memory", "memory"),
         ("raises", "error"),
-        ("refuses_in_two_lines", "error"),
         ("refuses", "refused"),
     ],
 )

@@ -73,7 +73,16 @@ def make_store(out: Path, **options: Any) -> Path:
 def served(store: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The address that `tilekit view` prints first, and its process; Ctrl-C ends that at the end, in order."""
     command = [*TILEKIT, "view", str(store), "--no-browser", *options]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a shell's job in the background ignores it
+    )
     assert process.stdout is not None
     try:
         lines = [process.stdout.readline() for _ in range(5)]
