@@ -106,6 +106,30 @@ def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
     return {name: statistics.median(found[name] for found in rounds) for name in rounds[0]}
 
 
+def scaled_rows(
+    job: str,
+    size: int,
+    objects: float,
+    m: dict[str, float],
+    quarter: dict[str, float],
+    alone: dict[str, float],
+    goal: str,
+) -> list[Row]:
+    """Of a job on a square map: CPU beside that of its parts on a block alone, rate, and memory over a quarter's.
+
+    `m` and `quarter` have cpu, peak and start; `alone` has CPU seconds of the parts on a block of SIDE pixels.
+    """
+    rate, limit = size**2 / 1e6 / m["cpu"], sum(alone.values()) * (size / SIDE) ** 2
+    more = {"Mpx/s": rate, "peak MiB": m["peak"], "start-up s": m["start"]}
+    grown = f"{size}²: peak memory, over that of {size // 2}²"
+    return [
+        row(f"{size}², {objects:,.0f} objects", m["cpu"], "s", limit=limit, job=job, **more),
+        row(f"{size}²: rate per core", rate, "Mpx/s", goal=goal),
+        row(grown, m["peak"], "MiB", limit=quarter["peak"], goal="≤ 1.1 x"),
+        *(row(f"a block's {name}", s * 1e3, "ms", **{"Mpx/s": SIDE**2 / 1e6 / s}) for name, s in alone.items()),
+    ]
+
+
 def say(text: str) -> None:
     """Tell how far it is."""
     print(f"   {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

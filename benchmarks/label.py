@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import SIDE, WORK, Row, case, measured_job, medians, parts_of, repeated_store, row
+from benchmarks.common import SIDE, WORK, Row, case, measured_job, medians, parts_of, repeated_store, scaled_rows
 from tilekit import label_objects, open_image
 from tilekit.components import find_runs, paint
 from tilekit.pyramid import halve_labels
@@ -70,15 +70,4 @@ def measure(quick: bool = False) -> list[Row]:
     quarter = case(label, size=size // 2)
     found = [case(label, size=size) for _ in range(rounds)]
     alone, m = case(parts, size=max(size, SIDE)), medians(found)
-    megapixels, limit = size**2 / 1e6, sum(alone.values()) * (size / SIDE) ** 2
-    rate = megapixels / m["cpu"]
-    more = {"Mpx/s": rate, "peak MiB": m["peak"], "start-up s": m["start"]}
-    title = f"{size}², {m['objects']:,.0f} objects"
-    return [
-        row(title, m["cpu"], "s", limit=limit, job="label", **more),
-        row(f"{size}²: rate per core", rate, "Mpx/s", goal="≥ 85"),
-        row(
-            f"{size}²: peak memory, over that of {size // 2}²", m["peak"], "MiB", limit=quarter["peak"], goal="≤ 1.1 x"
-        ),
-        *(row(f"a block's {name}", s * 1e3, "ms", **{"Mpx/s": SIDE**2 / 1e6 / s}) for name, s in alone.items()),
-    ]
+    return scaled_rows("label", size, m["objects"], m, quarter, alone, goal="≥ 85")

@@ -18,7 +18,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common import SIDE, WORK, Row, case, measured_job, medians, parts_of, repeated_store, row, timed
+from benchmarks.common import (
+    SIDE,
+    WORK,
+    Row,
+    case,
+    measured_job,
+    medians,
+    parts_of,
+    repeated_store,
+    row,
+    scaled_rows,
+    timed,
+)
 from tilekit import open_image, weight_map
 from tilekit.box import Box
 from tilekit.pyramid import halve_mean
@@ -101,15 +113,5 @@ def measure(quick: bool = False) -> list[Row]:
     quarter = case(large, size=size // 2)
     m = medians([case(large, size=size) for _ in range(rounds)])
     alone = case(parts, size=size)
-    limit, rate = sum(alone.values()) * (size / SIDE) ** 2, size**2 / 1e6 / m["cpu"]
-    more = {"Mpx/s": rate, "peak MiB": m["peak"], "start-up s": m["start"]}
-    title = f"{size}², {PER_TILE * (size // SIDE) ** 2:,} objects"
-    return [
-        *rows,
-        row(title, m["cpu"], "s", limit=limit, job="weigh", **more),
-        row(f"{size}²: rate per core", rate, "Mpx/s", goal="≥ 10"),
-        row(
-            f"{size}²: peak memory, over that of {size // 2}²", m["peak"], "MiB", limit=quarter["peak"], goal="≤ 1.1 x"
-        ),
-        *(row(f"a block's {name}", s * 1e3, "ms", **{"Mpx/s": SIDE**2 / 1e6 / s}) for name, s in alone.items()),
-    ]
+    objects = PER_TILE * (size // SIDE) ** 2
+    return [*rows, *scaled_rows("weigh", size, objects, m, quarter, alone, goal="≥ 10")]

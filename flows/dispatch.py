@@ -17,23 +17,28 @@ def given(values: dict[str, Any], kind: Any) -> dict[str, Any]:
     return {name: values[name] for name in kind.model_fields if name in values}
 
 
-def dispatch(name: str, plain: str, *arguments: Any, prefect: bool, **options: Any) -> Any:
-    """The result of flow `name` where Prefect is asked for, else of the function `plain` ("module:function").
+def dispatch(flow: str, plain: str, *arguments: Any, prefect: bool, **options: Any) -> Any:
+    """The result of a flow where Prefect is asked for, else of a plain function; each named as "module:function".
 
-    Both take the arguments; the plain function takes `progress` after them, and options. Modules are imported here, as
-    Prefect and the libraries of the jobs take seconds.
+    Both take the arguments; the plain function takes `progress` after them, and options.
     """
     if is_flow(prefect):
-        leave_errors_to_main()
-        import httpx
-
-        try:
-            return _imported(f"flows.{name.split('_')[0]}:{name}")(*arguments)
-        except httpx.TransportError as error:
-            reason = str(error) or type(error).__name__
-            raise RunError(f"Prefect's server is gone ({reason}); the same command continues it") from error
+        return run_flow(flow, *arguments)
     with progress_bars() as progress:
         return _imported(plain)(*arguments, progress, **options)
+
+
+def run_flow(flow: str, *arguments: Any) -> Any:
+    """The result of a flow, "module:function", as Prefect takes seconds to import; RunError where its server goes."""
+    import httpx
+
+    for handler in logging.getLogger().handlers:  # errors with their tracebacks are its server's; main says one line
+        handler.addFilter(lambda record: record.levelno < logging.ERROR)
+    try:
+        return _imported(flow)(*arguments)
+    except httpx.TransportError as error:
+        reason = str(error) or type(error).__name__
+        raise RunError(f"Prefect's server is gone ({reason}); the same command continues it") from error
 
 
 def is_flow(prefect: bool) -> bool:
@@ -45,9 +50,3 @@ def _imported(place: str) -> Callable[..., Any]:
     module, name = place.split(":")
     found: Callable[..., Any] = getattr(import_module(module), name)
     return found
-
-
-def leave_errors_to_main() -> None:
-    """Keep Prefect's errors, with their tracebacks, off the terminal; its server has them."""
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(lambda record: record.levelno < logging.ERROR)

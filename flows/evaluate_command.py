@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.dispatch import given, is_flow, leave_errors_to_main
+from flows.dispatch import given, is_flow, run_flow
 from flows.options import Json, Overwrite, Prefect, Scheduler, TlsCa, TlsCert, TlsKey, Workers
 from flows.terminal import print_facts, progress_bars
 
@@ -53,12 +53,9 @@ def evaluate(
     values = {**locals(), "labels": asked[0] if asked else None, "map": map_}
     parameters = checked(EvaluateParameters, **given(values, EvaluateParameters))
     if is_flow(prefect):
-        from flows.evaluate import evaluate as flow
-
-        leave_errors_to_main()
         if len(maps) not in (2, 3):
             raise InputError(f"{len(maps)} maps given; give PREDICTION TRUTH, or PREDICTION OTHER TRUTH")
-        result = flow(maps[0], maps[-1], maps[1] if len(maps) == 3 else None, parameters)
+        result = run_flow("flows.evaluate:evaluate", maps[0], maps[-1], maps[1] if len(maps) == 3 else None, parameters)
     else:
         with progress_bars() as progress:
             result = evaluate_files(maps, parameters, progress)

@@ -84,7 +84,9 @@ def ingest(
     from flows.params import IngestParameters, checked
 
     parameters = checked(IngestParameters, **given(locals(), IngestParameters))
-    print_facts(dispatch("ingest", "flows.work:ingest_file", image, out, parameters, prefect=prefect), json)
+    print_facts(
+        dispatch("flows.ingest:ingest", "flows.work:ingest_file", image, out, parameters, prefect=prefect), json
+    )
 
 
 def plan(
@@ -163,10 +165,11 @@ def segment(
 
     parameters = checked(SegmentParameters, **given(locals(), SegmentParameters))
     several = is_several(image)
-    name, plain = ("segment_images", "flows.batch:segment_files") if several else ("segment", "flows.work:segment_file")
+    flow = "flows.segment:segment_images" if several else "flows.segment:segment"
+    plain = "flows.batch:segment_files" if several else "flows.work:segment_file"
     show = None if json else _show_pictures
     try:
-        result = dispatch(name, plain, image, model, out, parameters, prefect=prefect, show=show)
+        result = dispatch(flow, plain, image, model, out, parameters, prefect=prefect, show=show)
     except BatchError as error:
         print_rows(error.rows, json)
         raise
@@ -198,7 +201,7 @@ def label(
     from flows.params import LabelParameters, checked
 
     parameters = checked(LabelParameters, **given(locals(), LabelParameters))
-    print_facts(dispatch("label", "flows.work:label_file", classes, out, parameters, prefect=prefect), json)
+    print_facts(dispatch("flows.label:label", "flows.work:label_file", classes, out, parameters, prefect=prefect), json)
 
 
 def _show_pictures(paths: list[str]) -> None:

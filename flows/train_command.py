@@ -45,7 +45,7 @@ def train(
     options = checked(Options, **given(locals(), Options))
     on_row = None if sys.stderr.isatty() else _say
     run = "flows.training.run:train_file"
-    print_facts(dispatch("train", run, config, options, prefect=prefect, on_row=on_row), json)
+    print_facts(dispatch("flows.train:train", run, config, options, prefect=prefect, on_row=on_row), json)
 
 
 def _say(rows: list[dict[str, Any]], overlays: list[Path]) -> None:

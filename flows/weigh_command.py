@@ -39,4 +39,4 @@ def weigh(
     from flows.params import WeighParameters, checked
 
     parameters = checked(WeighParameters, **given(locals(), WeighParameters))
-    print_facts(dispatch("weigh", "flows.work:weigh_file", labels, out, parameters, prefect=prefect), json)
+    print_facts(dispatch("flows.weigh:weigh", "flows.work:weigh_file", labels, out, parameters, prefect=prefect), json)
