@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +25,7 @@ def view(
     import secrets
     import webbrowser
 
-    from flows.looking.server import check_origin, listen, open_viewer, serve
+    from flows.looking.server import check_origin, listen, open_viewer, server_of
     from tilekit.errors import InputError
     from tilekit.place import is_url
 
@@ -36,13 +37,13 @@ def view(
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/{token}/"
         for name, text in ways_to_look(store, address).items():
             typer.echo(f"{name:<14}{text}")
+        server = server_of(app)
+        signal.signal(signal.SIGINT, server.handle_exit)  # from now on, not just once uvicorn's loop runs
         typer.echo("Ctrl-C ends it.")
         if browser and has_display():
             webbrowser.open(address)
-        try:
-            serve(app, listener)
-        except KeyboardInterrupt:
-            typer.echo("ended")
+        server.run(sockets=[listener])
+        typer.echo("ended")
 
 
 def ways_to_look(store: Path, address: str) -> dict[str, str]:

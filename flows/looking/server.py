@@ -150,8 +150,8 @@ def listen(port: int) -> socket.socket:
         raise InputError(f"--port {port}: cannot be had ({error}); leave it out for one that is free") from None
 
 
-def serve(app: Any, listener: socket.socket) -> None:
-    """Answer until the process is told to end."""
+def server_of(app: Any) -> uvicorn.Server:
+    """Its run answers on sockets until the process is told to end."""
     config = uvicorn.Config(
         app,
         log_level="critical",
@@ -162,4 +162,4 @@ def serve(app: Any, listener: socket.socket) -> None:
         headers=HEADERS,
         timeout_graceful_shutdown=1,  # the viewer's stream of events never ends by itself
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)

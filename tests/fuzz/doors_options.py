@@ -11,7 +11,7 @@ from typing import Any
 
 from flows.evaluate_files import EvaluateParameters
 from flows.images import is_several
-from flows.looking.server import check_origin, listen, open_viewer, serve
+from flows.looking.server import check_origin, listen, open_viewer, server_of
 from flows.params import ImageParameters, SegmentParameters, WeighParameters, checked
 from flows.parsing import parse_box, parse_bytes, parse_pair
 from tests.fuzz.doors import Door, room
@@ -91,7 +91,8 @@ def port() -> int:
         (store / "link").symlink_to(store.parent / "secret")
     (store / ".hidden").write_bytes(SECRET)
     listener = listen(0)
-    Thread(target=serve, args=(open_viewer(store, "TOKEN"), listener), daemon=True).start()
+    server = server_of(open_viewer(store, "TOKEN"))
+    Thread(target=server.run, args=([listener],), daemon=True).start()
     return int(listener.getsockname()[1])
 
 
