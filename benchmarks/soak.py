@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import json
 import os
 import random
@@ -101,7 +100,6 @@ def drive(address: str, folder: Path, seconds: float, pause: float) -> None:
         (folder / "counts.part").write_text(json.dumps(counts))
         os.rename(folder / "counts.part", folder / "counts.json")
         shutil.rmtree(out)
-        gc.collect()  # among a million objects of imports Python lets a run's cycles wait for hundreds of runs
         time.sleep(pause)
 
 

@@ -6,6 +6,7 @@ pixels pass between store and worker alone. A bounded number of tasks is in flig
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import pickle
@@ -119,19 +120,20 @@ class DaskRunner:
         numbers: dict[str, int] = {}
         packed = pickle.dumps((task, config))
 
-        def submit(index: int) -> Any:
-            future = self._client.submit(_attempt_on_worker, index, packed, pure=False, retries=0)
-            numbers[future.key] = index
-            return future
+        def submit(n: int) -> list[Any]:
+            indices = list(islice(waiting, n))
+            futures = self._client.map(_attempt_on_worker, indices, packed=packed, pure=False, retries=0)
+            numbers.update(zip((future.key for future in futures), indices, strict=True))
+            return futures  # type: ignore[no-any-return]
 
-        in_flight = self.n_workers * (THREADS_PER_WORKER + 1)
-        arriving = as_completed([submit(i) for i in islice(waiting, in_flight)], loop=self._client.loop)
+        enough = self.n_workers * (THREADS_PER_WORKER + 1)
+        arriving = as_completed(submit(2 * enough), loop=self._client.loop)
         self._arriving.append(arriving)
         for future in arriving:
             outcome = self._outcome_of(future, numbers.pop(future.key))
             future.release()
-            for following in islice(waiting, 1):
-                arriving.add(submit(following))
+            if len(numbers) <= enough:  # several at once: each message to the scheduler takes it a millisecond
+                arriving.update(submit(enough))
             yield outcome
         self._arriving.remove(arriving)
         for index in sorted(numbers.values())[:1]:  # that were cleared away
@@ -227,6 +229,7 @@ def open_runner(workers: int = 0, scheduler: str | None = None, tls: dict[str, s
         yield SerialRunner()
         return
     with ExitStack() as stack:
+        stack.callback(gc.collect)  # a closed client is in cycles, which Python may let wait for hundreds of runs
         client = None if scheduler is None else stack.enter_context(_connect(scheduler, tls))
 
         def connect() -> tuple[Any, int]:
