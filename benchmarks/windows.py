@@ -19,8 +19,8 @@ HALO = 44
 Map = NDArray[Any]
 
 
-def network(folder: Path, padding: str) -> Any:
-    """The U-Net 16/3 in channels_last, unpadded or its padded twin with the same weights."""
+def network(folder: Path, padding: str, layout: str = "channels_last") -> Any:
+    """The U-Net 16/3 in a layout of torch, unpadded or its padded twin with the same weights."""
     import torch
     from safetensors.torch import load_file
 
@@ -28,7 +28,7 @@ def network(folder: Path, padding: str) -> Any:
 
     net = UNet(base=16, depth=3, padding=padding).eval().requires_grad_(False)
     net.load_state_dict(load_file(folder / "net.safetensors"))
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net.to(memory_format=getattr(torch, layout))  # type: ignore[call-overload]
 
 
 def image(folder: Path) -> Any:
