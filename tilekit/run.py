@@ -122,6 +122,8 @@ class DaskRunner:
 
         def submit(n: int) -> list[Any]:
             indices = list(islice(waiting, n))
+            if not indices:
+                return []
             futures = self._client.map(_attempt_on_worker, indices, packed=packed, pure=False, retries=0)
             numbers.update(zip((future.key for future in futures), indices, strict=True))
             return futures  # type: ignore[no-any-return]
@@ -134,6 +136,8 @@ class DaskRunner:
             future.release()
             if len(numbers) <= enough:  # several at once: each message to the scheduler takes it a millisecond
                 arriving.update(submit(enough))
+                if self._ended.is_set():  # while they were handed out
+                    arriving.clear()
             yield outcome
         self._arriving.remove(arriving)
         for index in sorted(numbers.values())[:1]:  # that were cleared away
