@@ -6,7 +6,7 @@ https://neuroglancer-docs.web.app/json/api/index.html
 from __future__ import annotations
 
 import re
-from math import ceil, floor
+from math import ceil, floor, inf
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,9 @@ def _check_readable(place: Path) -> Multiscale:
         raise InputError(
             f"{place}: is OME-Zarr {version}, neuroglancer shows 0.4 and 0.5; convert it with tilekit ingest"
         )
+    sizes = [n for axis, n in zip(multiscale.axes, multiscale.scales[0], strict=True) if axis != "c"]
+    if strange_sizes := [n for n in sizes if not 0 < n < inf]:
+        raise InputError(f"{place}: has pixels of size {strange_sizes[0]:g}, which none have; correct its `scale`")
     if strange := [unit for unit in multiscale.units if unit and not UNITS.fullmatch(unit)]:
         raise InputError(
             f"{place}: has axes in {strange[0]!r}, which neuroglancer does not know; convert it with tilekit ingest"

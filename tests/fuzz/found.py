@@ -23,9 +23,9 @@ def _features(**changes: object) -> bytes:
     return json.dumps({"type": "FeatureCollection", "features": [FEATURE | changes]}).encode()
 
 
-def _dataset(path: str) -> bytes:
+def _dataset(path: str, size: float = 1) -> bytes:
     axes = [{"name": a, "type": "space"} for a in "yx"]
-    scale = {"type": "scale", "scale": [1, 1]}
+    scale = {"type": "scale", "scale": [1, size]}
     image = {"axes": axes, "datasets": [{"path": path, "coordinateTransformations": [scale]}]}
     return json.dumps({"ome": {"version": "0.5", "multiscales": [image]}}).encode()
 
@@ -33,6 +33,7 @@ def _dataset(path: str) -> bytes:
 FOUND: dict[str, tuple[str, str, bytes]] = {
     "a document nested too deep": ("zarr", "array-3", DEEP),
     "an attribute nested too deep": ("ngff", "0.5-labels", DEEP),
+    "a pixel of no size": ("ngff", "0.5-root", _dataset("0", 0)),
     "a number for a group": ("zarr", "group-2", b"127"),
     "a number for consolidated metadata": ("zarr", "consolidated-2", b'{"metadata":{"0/.zarray":3}}'),
     "a group that says it is an array": ("zarr", "consolidated-3", b'{"zarr_format":3,"node_type":"array"}'),

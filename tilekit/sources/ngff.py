@@ -169,7 +169,7 @@ def physical_z(multiscale: Multiscale, level: int) -> float | None:
     if scale is None or "z" not in multiscale.axes:
         return None
     z = multiscale.axes.index("z")
-    return micrometers(scale[z], multiscale.units[z])
+    return micrometers(scale[z], multiscale.units[z]) if 0 < scale[z] < float("inf") else None
 
 
 def check_levels(multiscale: Multiscale, axes: str, shapes: Sequence[Sequence[int]], name: str) -> None:
