@@ -18,7 +18,7 @@ from tilekit.errors import InputError
 from tilekit.place import beside
 
 PACKAGES = ("rdf.yaml", "bioimageio.yaml")
-DAMAGED = (BadZipFile, EOFError, OSError, RuntimeError, KeyError, zlib.error)
+DAMAGED = (BadZipFile, EOFError, OSError, RuntimeError, KeyError, UnicodeDecodeError, zlib.error)
 """What reading a zip archive ends with; RuntimeError is of encryption, and of compressions that are not known."""
 MAX_PART = 1 << 31
 """Bytes of a file in a package: ONNX knows no longer ones."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
+from zipfile import ZipFile
 
 from tests.fuzz.doors_networks import LAUGHS
 from tests.fuzz.doors_texts import endless_geopackage
@@ -28,6 +30,14 @@ def _dataset(path: str, size: float = 1) -> bytes:
     scale = {"type": "scale", "scale": [1, size]}
     image = {"axes": axes, "datasets": [{"path": path, "coordinateTransformations": [scale]}]}
     return json.dumps({"ome": {"version": "0.5", "multiscales": [image]}}).encode()
+
+
+def _zip_of_no_text() -> bytes:
+    """An archive with a name that claims to be UTF-8 and is none."""
+    buffer = io.BytesIO()
+    with ZipFile(buffer, "w") as archive:
+        archive.writestr("é", b"")
+    return buffer.getvalue().replace("é".encode(), b"\xff\xff")
 
 
 FOUND: dict[str, tuple[str, str, bytes]] = {
@@ -79,6 +89,7 @@ FOUND: dict[str, tuple[str, str, bytes]] = {
         b"inputs: [{axes: bcyx, preprocessing: [{name: scale_linear, kwargs: {gain: 0}}]}]\n"
         b"outputs: [{axes: bcyx}]\nweights: {onnx: {source: a}}",
     ),
+    "a package with a name that is no text": ("networks", "zip", _zip_of_no_text()),
     "weights that never end": ("networks", "toml", b'onnx = "/dev/zero"'),
     "weights outside of the package": (
         "networks",
