@@ -57,7 +57,7 @@ test: lint ## lint, then all quick tests
 test-all: lint ## the slow tests too
 	$(PYTEST) -m 'not gpu'
 
-bench: $(STAMP) $(PEERS) ## the benchmarks, 45 minutes; NAMES="label peers" picks some, QUICK=1 is small and keeps the docs
+bench: $(STAMP) $(PEERS) ## the benchmarks, an hour; NAMES="label peers" picks some, QUICK=1 is small and keeps the docs
 	$(BIN)/python -m benchmarks.bench $(if $(QUICK),--quick) $(NAMES)
 
 peers: $(PEERS) ## what the benchmarks compare with, into a folder of its own
