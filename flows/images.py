@@ -133,7 +133,7 @@ def read_csv(path: Path, needed: Sequence[str], others: Sequence[str]) -> Iterat
         header = reader.fieldnames or []
         if not set(needed) <= set(header) <= {*needed, *others} or len(set(header)) < len(header):
             raise InputError(
-                f"{path}: its columns are {', '.join(header)}; give {' and '.join(needed)} and, of "
+                f"{path}: its columns are {', '.join(header)[:300]}; give {' and '.join(needed)} and, of "
                 f"{', '.join(others)}, any"
             )
         for row in reader:

@@ -55,6 +55,7 @@ FOUND: dict[str, tuple[str, str, bytes]] = {
     "a scale that is no float": ("ngff", "0.5-root", _dataset("0").replace(b"[1, 1]", b"[1, 1%s]" % (b"0" * 400))),
     "a scene of scores that is none": ("texts", "scores", b'{"first":16}'),
     "scores without their numbers": ("texts", "scores", b'{"kind":"classes","confusion":[[1]]}'),
+    "a column whose name is a page": ("texts", "pairs", bytes(1000)),
     "scores nested too deep": ("texts", "scores", DEEP),
     "properties that are a number": ("texts", "geojson", _features(properties=16)),
     "a point of one number": ("texts", "area", _features(geometry={"type": "Polygon", "coordinates": [[[1], [2]]]})),
