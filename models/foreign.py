@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -72,6 +72,10 @@ class ForeignPredictor:
     @property
     def pixel_size(self) -> tuple[float, float] | None:
         return self.meaning.pixel_size
+
+    def doubt(self, means: Sequence[float]) -> str | None:
+        """One line where an image with these means per channel is in other units than training's."""
+        return self.meaning.normalization.doubt(means)
 
     @property
     def channel_names(self) -> tuple[str, ...] | None:

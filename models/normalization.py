@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -10,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LISTS = {"range": (), "none": (), "mean_std": ("mean", "std"), "percentile": ("low", "high")}
+
+FAR = 10.0
+"""Spreads between the mean of an image and that of training from which on they are taken for other units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,16 @@ class Normalization:
         """What `of` reads."""
         pair = zip(_LISTS[self.kind], (list(self.first), list(self.second)), strict=False)
         return {"kind": self.kind, **dict(pair)}
+
+    def doubt(self, means: Sequence[float]) -> str | None:
+        """What is odd about an image with these means per channel, None for nothing: units other than training's."""
+        for mean, usual, spread in zip(means, self.first, self._scales(), strict=False):
+            if abs(mean - usual) > FAR * spread:
+                return (
+                    f"the image's mean is {mean:.4g}, the network was trained on values about {usual:.4g}, spread "
+                    f"{spread:.4g}; where these are other units (16 bits for 8), rescale the image"
+                )
+        return None
 
     def _scales(self) -> tuple[float, ...]:
         if self.kind == "percentile":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -131,6 +132,10 @@ class Predictor:
     def pixel_size(self) -> tuple[float, float] | None:
         """Micrometres (y, x) of the images it was trained on."""
         return self.header.pixel_size
+
+    def doubt(self, means: Sequence[float]) -> str | None:
+        """One line where an image with these means per channel is in other units than training's."""
+        return self.header.normalization.doubt(means)
 
     @property
     def channel_names(self) -> tuple[str, ...] | None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import tilekit
 from models import UNet, load, save
 from models.compute import Opened, classes, probabilities
 from models.header import Header
@@ -237,3 +238,21 @@ def test_no_room_is_a_memory_error(tmp_path, monkeypatch):
     monkeypatch.setattr(network, "forward", full)
     with pytest.raises(MemoryError, match=r"out of device memory: CUDA out of memory\. Tried to allocate 9 GiB"):
         p.classes(np.zeros((1, 1, 32, 32), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("normalization", "factor", "warned"),
+    [
+        ({"kind": "mean_std", "mean": [20.0], "std": [12.0]}, 1, False),
+        ({"kind": "mean_std", "mean": [20.0], "std": [12.0]}, 60, True),
+        ({"kind": "percentile", "low": [0.0], "high": [40.0]}, 60, True),
+        ({"kind": "range"}, 60, False),
+    ],
+)
+def test_an_image_in_other_units_than_the_training_is_told(tmp_path, caplog, normalization, factor, warned):
+    _, net = make(tmp_path / "net.safetensors", base=2, depth=1, normalization=normalization)
+    pixels = np.random.default_rng(0).integers(0, 40, (50, 60), dtype=np.uint16) * factor
+    tilekit.predict(pixels, net, tmp_path / "out.zarr")
+    said = [record.getMessage() for record in caplog.records if "spread" in record.getMessage()]
+    assert len(said) == warned, caplog.text
+    assert all(str(tmp_path / "out.zarr") in text and f"{pixels.mean():.4g}" in text for text in said)

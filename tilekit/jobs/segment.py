@@ -36,7 +36,7 @@ from tilekit.jobs.predict import (
     prediction_folder,
     run_predict,
 )
-from tilekit.jobs.statistics import means, needs_statistics, run_statistics, stored_statistics
+from tilekit.jobs.statistics import means, needs_statistics, run_statistics, stored_statistics, warn_of_units
 from tilekit.ledger import FOLDER, read_arguments
 from tilekit.place import as_path
 from tilekit.plan import ImageFacts, Plan, make_plan
@@ -261,6 +261,7 @@ def predict_stage(job: Job, runner: Runner, progress: Progress = no_progress) ->
     level = job.plan.image.level
     read = source if level == source.level else replace(source.reference, level=level).open()
     image = Input(source, read, job.plan.image.seen, job.channels, _fill(job, source, runner, progress), job.equal)
+    warn_of_units(job.predictor, job.out, job.channels)
     area = store_auto_mask(image, job.out, job.version) if job.options.mask == "auto" else job.area
     boxes = Boxes.read(job.out, STAGE).asking(job.options.box)
     config = PredictConfig(

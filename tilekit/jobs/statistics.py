@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,3 +129,10 @@ def run_statistics(
 def means(statistics: list[dict[str, Any]] | None, channels: Sequence[int]) -> tuple[float, ...]:
     """What the network sees in place of nodata, per channel: the mean; 0 where the image has no valid pixel."""
     return tuple(float(statistics[c]["mean"] or 0.0) if statistics else 0.0 for c in channels)
+
+
+def warn_of_units(predictor: Any, out: Path, channels: Sequence[int]) -> None:
+    """One line in the log where the image is in other units than those of the network's training."""
+    statistics, doubt = stored_statistics(out), getattr(predictor, "doubt", None)
+    if statistics and doubt and (said := doubt(means(statistics, channels))):
+        logging.getLogger("tilekit").warning("%s: %s", out, said)
