@@ -207,6 +207,9 @@ def _attempt_on_worker(index: int, packed: bytes) -> Outcome:
 @lru_cache(maxsize=2)
 def _unpack(packed: bytes) -> tuple[Task, Any]:
     """Task and config, kept per process: files and networks that they open stay open from block to block."""
+    from dask.utils import key_split
+
+    key_split.cache_clear()  # the names of 10^5 tasks of earlier runs
     task, config = pickle.loads(packed)  # made by this program's own driver
     os.environ.setdefault("TILEKIT_DEVICE_INDEX", _number_of_worker())
     return task, config
@@ -313,6 +316,7 @@ def _start_here(workers: int, stack: ExitStack) -> Any:
         # logs for Dask's developers, which else grow for a day
         "distributed.admin.system-monitor.log-length": 100,
         "distributed.admin.low-level-log-length": 100,
+        "distributed.admin.log-length": 100,
         "distributed.admin.large-graph-warning-threshold": "1GB",
         "logging.distributed": "critical",
         # a worker that is connected and silent for so long is started anew; looked at every so often

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from errno import EIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import zarr
 from tilekit.box import Box
 from tilekit.errors import InputError
 from tilekit.sources import Source, open_image
+from tilekit.sources.reading import of_the_disk, read_exactly
 
 IMAGE = np.random.default_rng(0).integers(0, 60000, (90, 70)).astype("uint16")
 
@@ -171,3 +173,12 @@ def test_other_refusals(tmp_path: Path) -> None:
     (tmp_path / "t.npy").write_bytes((tmp_path / "t.npy").read_bytes()[:-10])
     with pytest.raises(InputError, match=r"t\.npy: cannot be mapped"):
         open_image(tmp_path / "t.npy")
+
+
+def test_a_place_that_no_file_has_is_the_files_fault_and_not_the_disks(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    with path.open("rb") as file, pytest.raises(OSError, match="Invalid argument") as caught:
+        read_exactly(file.fileno(), 2, -1)
+    assert of_the_disk(caught.value, path) is None
+    assert of_the_disk(OSError(EIO, "Input/output error"), path) is not None

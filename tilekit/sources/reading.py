@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from errno import EINVAL
 
 
 def read_exactly(file: int, n_bytes: int, offset: int) -> bytes:
@@ -23,8 +24,8 @@ def of_the_disk(error: BaseException, path: object) -> OSError | None:
     """What the operating system (or a server) says of a read, naming the file: worth another try.
 
     None for what is wrong with the bytes themselves, which no other try mends; libraries say that by errors without a
-    number.
+    number, and the system itself where a file names a place that none can have (EINVAL).
     """
-    if not isinstance(error, OSError) or error.errno is None:
+    if not isinstance(error, OSError) or error.errno in (None, EINVAL):
         return None
     return OSError(error.errno, error.strerror, str(path))
