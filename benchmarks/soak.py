@@ -124,7 +124,8 @@ def processes(folder: Path, seconds: float, pause: float) -> Iterator[tuple[dict
             return psutil.Process(process.pid)
 
         where = ["--host", "127.0.0.1", "--no-dashboard"]
-        scheduler = [*dask, "scheduler", *where, "--port", address.rpartition(":")[2]]
+        page = ["--dashboard-address", "127.0.0.1:0"]  # its metrics, without a dashboard too, are else on port 8787
+        scheduler = [*dask, "scheduler", *where, *page, "--port", address.rpartition(":")[2]]
         found = {"scheduler": start("scheduler", scheduler)}
         time.sleep(3)
         worker = [*dask, "worker", address, *where, "--nthreads", "2", "--memory-limit", "0", "--preload", __file__]

@@ -24,9 +24,8 @@ def long_task(index: int, folder: Path) -> int:
 def test_the_tasks_of_a_run_that_is_gone_end_on_a_cluster_elsewhere(tmp_path: Path) -> None:
     from distributed import LocalCluster
 
-    with LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, silence_logs=50
-    ) as cluster:
+    here = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(**here, silence_logs=50) as cluster:
         (worker,) = cluster.workers.values()
         with open_runner(scheduler=cluster.scheduler_address) as runner:
             said: list[str] = []
